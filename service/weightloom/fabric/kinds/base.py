@@ -1,0 +1,93 @@
+"""The interface behind which every kind of fabrication lives.
+
+A kind is one file here: a spec class (its parameters and their rules, in pydantic) whose ``weaver`` turns a w into
+something that can fill any range of elements. To add a kind, write that file and list its class in ``__init__``.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from weightloom.fabric.backend import Backend
+from weightloom.fabric.dtypes import DType
+
+__all__ = ["MAX_DIMENSIONS", "MAX_NAME_LENGTH", "MAX_NUMEL", "BaseTensorSpec", "Weaver"]
+
+MAX_NUMEL = 1 << 48
+MAX_DIMENSIONS = 32
+MAX_NAME_LENGTH = 512
+
+F32 = npt.NDArray[np.float32]
+
+
+class Weaver(Protocol):
+    """A tensor spec and a w made ready: it fills any part of the (B, numel) elements that they define."""
+
+    def fill(self, first: int, start: int, dtype: DType, out: npt.NDArray[Any]) -> None:
+        """Elements start ... start + n - 1 of batch rows first ... first + b - 1 into ``out`` (b, n).
+
+        ``out`` has ``dtype.storage``. Work and memory go with b x n alone, wherever the range lies.
+        """
+
+
+def _tensor_name(name: str) -> str:
+    if name == "__metadata__":
+        raise ValueError("another name: '__metadata__' is reserved by the safetensors format")
+    if any(ord(c) < 0x20 or 0xD800 <= ord(c) <= 0xDFFF for c in name):
+        raise ValueError("a name without control characters and lone surrogates")
+    return name
+
+
+def _numel_in_limit(shape: tuple[int, ...]) -> tuple[int, ...]:
+    if math.prod(shape) > MAX_NUMEL:
+        raise ValueError(f"a product of dimensions of at most 2^48 (it is {math.prod(shape)})")
+    return shape
+
+
+Dimension = Annotated[int, Field(ge=1, le=MAX_NUMEL, strict=True)]
+TensorName = Annotated[str, Field(min_length=1, max_length=MAX_NAME_LENGTH), AfterValidator(_tensor_name)]
+Shape = Annotated[tuple[Dimension, ...], Field(max_length=MAX_DIMENSIONS), AfterValidator(_numel_in_limit)]
+
+
+class BaseTensorSpec(BaseModel):
+    """What every tensor spec has: a ``name``, a ``shape`` (n, …) and a ``kind``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: TensorName = Field(description="Name of the tensor, as in a state_dict. It is part of what decides its bits.")
+    shape: Shape = Field(description="Dimensions (n, …), each at least 1; the product is at most 2^48.")
+    kind: str
+
+    @property
+    def numel(self) -> int:
+        """Number of elements of one W."""
+        return math.prod(self.shape)
+
+    @property
+    def w_length(self) -> int | None:
+        """Length l of this tensor's w, or None where the kind takes no w."""
+        raise NotImplementedError
+
+    @property
+    def degrees_of_freedom(self) -> int:
+        """Dimension of the set of W's that some w can reach."""
+        raise NotImplementedError
+
+    @property
+    def draws_per_element(self) -> int:
+        """Normal numbers to draw for one element: the measure of work by which tiles are cut."""
+        return 0
+
+    @property
+    def draws_to_prepare(self) -> int:
+        """Normal numbers to draw before the first element."""
+        return 0
+
+    def weaver(self, seed: int, w: F32, backend: Backend) -> Weaver:
+        """Make ready for the model's ``seed`` and a ``w`` (B, l); kinds without w get one of shape (1, 0)."""
+        raise NotImplementedError

@@ -1,0 +1,153 @@
+"""The parts of a virtual file, laid end to end: its header, then one section for each tensor.
+
+A section knows where it lies, how to fill any of its bytes, and where tiles inside it are cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from weightloom.fabric.dtypes import DType
+from weightloom.fabric.kinds import Weaver
+from weightloom.fabric.selection import Selected
+
+__all__ = ["HeaderSection", "Section", "TensorSection"]
+
+# A tile of many draws per element is made smaller, so that no tile keeps a worker for longer than some 4 ms.
+TILE_DRAWS = 1 << 22
+MIN_TILE_ELEMENTS = 2048  # one pass of the CPU kernels
+
+Bytes = npt.NDArray[np.uint8]
+
+
+class Section(Protocol):
+    """A run of bytes of the file, from ``start`` to ``stop``."""
+
+    @property
+    def start(self) -> int:
+        """Offset in the file of the first byte."""
+
+    @property
+    def stop(self) -> int:
+        """Offset after the last byte."""
+
+    def tile_size(self, tile_bytes: int) -> int:
+        """Bytes of this section that are worth one tile, where plain bytes are worth ``tile_bytes``."""
+
+    def cut(self, offset: int, tile_bytes: int) -> int:
+        """The next place after ``offset`` (both in the file) where a tile of this section ends."""
+
+    def fill(self, offset: int, out: Bytes) -> None:
+        """Write the ``len(out)`` bytes at ``offset`` (in the file)."""
+
+
+@dataclass(frozen=True)
+class HeaderSection:
+    """Header bytes, which are there already."""
+
+    header: bytes
+    start: int = 0
+
+    @property
+    def stop(self) -> int:
+        """Length of the header."""
+        return len(self.header)
+
+    def tile_size(self, tile_bytes: int) -> int:
+        """As many bytes as asked for."""
+        return tile_bytes
+
+    def cut(self, offset: int, tile_bytes: int) -> int:
+        """Every ``tile_bytes``."""
+        return min(self.stop, (offset // tile_bytes + 1) * tile_bytes)
+
+    def fill(self, offset: int, out: Bytes) -> None:
+        """Copy."""
+        out[:] = np.frombuffer(self.header, np.uint8)[offset : offset + len(out)]
+
+
+@dataclass(frozen=True)
+class TensorSection:
+    """One tensor: a W for each of ``batch`` w's (None: one W, without that dimension); ``weaver`` when first needed."""
+
+    start: int
+    part: Selected
+    batch: int | None
+    dtype: DType
+    weaver: Callable[[], Weaver]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape in the file."""
+        return self.part.shape if self.batch is None else (self.batch, *self.part.shape)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one W of the batch."""
+        return self.part.count * self.dtype.itemsize
+
+    @property
+    def stop(self) -> int:
+        """Offset after the last byte."""
+        return self.start + (1 if self.batch is None else self.batch) * self.row_bytes
+
+    def tile_size(self, tile_bytes: int) -> int:
+        """Fewer bytes than ``tile_bytes`` where many numbers are drawn for each element."""
+        draws = self.part.spec.draws_per_element
+        elements = max(MIN_TILE_ELEMENTS, TILE_DRAWS // draws) if draws else tile_bytes
+        return min(max(tile_bytes, self.dtype.itemsize), elements * self.dtype.itemsize)
+
+    def cut(self, offset: int, tile_bytes: int) -> int:
+        """At multiples of the tile size in a W, or of several whole W's where they are small.
+
+        A tile of several whole W's draws the factors once for all of them. Cuts do not depend on where a reader
+        starts, so that streams of the same tensor want the same tiles.
+        """
+        size, row = self._aligned(tile_bytes), self.row_bytes
+        within = offset - self.start
+        if row <= size:
+            several = size // row * row
+            end = (within // several + 1) * several
+        else:
+            first, column = within // row * row, within % row
+            end = first + min(row, (column // size + 1) * size)
+        return min(self.stop, self.start + end)
+
+    def _aligned(self, tile_bytes: int) -> int:
+        """The tile size in whole kernel passes, so that no group of rows is drawn twice."""
+        size, step = self.tile_size(tile_bytes), MIN_TILE_ELEMENTS * self.dtype.itemsize
+        return size // step * step or size // self.dtype.itemsize * self.dtype.itemsize
+
+    def fill(self, offset: int, out: Bytes) -> None:
+        """Make the elements that cover these bytes; whole aligned elements are made in place."""
+        size = self.dtype.itemsize
+        begin, end = offset - self.start, offset - self.start + len(out)
+        first, last = begin // size, -(-end // size)
+        if begin % size == 0 and end % size == 0 and out.ctypes.data % size == 0:
+            self._fill_elements(first, last, out.view(self.dtype.storage))
+        else:
+            cover = np.empty(last - first, self.dtype.storage)
+            self._fill_elements(first, last, cover)
+            out[:] = cover.view(np.uint8)[begin - first * size :][: len(out)]
+
+    def _fill_elements(self, first: int, last: int, out: npt.NDArray[Any]) -> None:
+        weaver, done = self.weaver(), 0
+        for row, column, rows, count in _blocks(first, last, self.part.count):
+            block = out[done : done + rows * count].reshape(rows, count)
+            weaver.fill(row, self.part.start + column, self.dtype, block)
+            done += rows * count
+
+
+def _blocks(first: int, last: int, count: int) -> Iterator[tuple[int, int, int, int]]:
+    """Elements first ... last - 1 of (B, count) as blocks (row, column, rows, columns): whole rows go together."""
+    while first < last:
+        row, column = divmod(first, count)
+        whole = (last - first) // count if column == 0 else 0
+        width = count if whole else min(count - column, last - first)
+        yield row, column, max(whole, 1), width
+        first += max(whole, 1) * width

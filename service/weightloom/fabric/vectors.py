@@ -1,0 +1,87 @@
+"""From what a client sends to w: float32 (B, l) per tensor, finite, and rounded once.
+
+float16 and bfloat16 widen exactly, float64 rounds to the nearest float32, and decimal text rounds to the nearest
+float32 *directly*. Text that is first read as float64 can be rounded twice, which goes wrong only where the float64
+lies exactly half-way between two float32's; ``needs_exact_text`` finds those, ``nearest_float32`` settles them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from weightloom.errors import InvalidW
+from weightloom.fabric.kinds import BaseTensorSpec
+from weightloom.fabric.spec import ModelSpec
+
+__all__ = ["check_w", "nearest_float32", "needs_exact_text"]
+
+W = npt.NDArray[np.float32]
+
+
+def needs_exact_text(values: npt.NDArray[np.float64]) -> bool:
+    """Whether some float64 lies exactly between two neighbouring float32's, so that its text must be read again."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        near = values.astype(np.float32)
+        towards = np.where(values > near, np.float32(np.inf), np.float32(-np.inf))
+        neighbour = np.nextafter(near, towards).astype(np.float64)
+        middle = near.astype(np.float64) / 2 + neighbour / 2
+        # The last finite float32 and infinity meet at 2^128 - 2^103, whatever the arithmetic above says of infinity.
+        edge = np.abs(values) == np.float64(2.0**128 - 2.0**103)
+        return bool(np.any((middle == values) & (values != near) | edge))
+
+
+def nearest_float32(text: str) -> float:
+    """The decimal ``text`` as the nearest float32 (ties to even), rounded once. Returned as a Python float."""
+    value = float(text)
+    exact, rounded = Decimal(text), Decimal(value) if math.isfinite(value) else None
+    if rounded is not None and exact != rounded:
+        value = math.nextafter(value, math.inf if exact > rounded else -math.inf) if _half_way(value) else value
+    with np.errstate(over="ignore"):
+        return float(np.float32(value))
+
+
+def _half_way(value: float) -> bool:
+    return needs_exact_text(np.array([value]))
+
+
+def check_w(
+    model: ModelSpec, w: Mapping[str, npt.NDArray[Any]], selected: Mapping[str, BaseTensorSpec]
+) -> dict[str, W]:
+    """Every selected tensor's w as float32 (B, l). Raises InvalidW naming the tensor, what came and what was expected.
+
+    A w for a tensor of the model that is not selected is allowed (clients keep all of them) and checked too.
+    """
+    specs = {tensor.name: tensor for tensor in model.tensors}
+    for name in w:
+        if name not in specs:
+            raise InvalidW.at(f"w[{name!r}]", "a w", "only names of tensors of the model", code="w_unexpected")
+        if specs[name].w_length is None:
+            raise InvalidW.at(
+                f"w[{name!r}]", "a w", f"none, a tensor of kind {specs[name].kind!r} takes no w", code="w_unexpected"
+            )
+    for name, spec in selected.items():
+        if spec.w_length is not None and name not in w:
+            raise InvalidW.at(f"w[{name!r}]", "nothing", f"{spec.w_length} numbers", code="w_missing")
+    return {name: _check(name, specs[name], values) for name, values in w.items()}
+
+
+def _check(name: str, spec: BaseTensorSpec, values: npt.NDArray[Any]) -> W:
+    length = spec.w_length
+    if values.ndim not in (1, 2) or values.shape[-1] != length or values.size == 0:
+        raise InvalidW.at(
+            f"w[{name!r}]", f"shape {list(values.shape)}", f"[{length}] or [B, {length}]", code="w_wrong_length"
+        )
+    with np.errstate(over="ignore"):
+        result: W = np.ascontiguousarray(values, dtype=np.float32)
+    finite = np.isfinite(result)
+    if not finite.all():
+        at = [int(i) for i in np.argwhere(~finite)[0]]
+        place = "".join(f"[{i}]" for i in at)
+        raise InvalidW.at(f"w[{name!r}]{place}", values[tuple(at)], "a number finite in float32", code="w_not_finite")
+    return result

@@ -1,0 +1,148 @@
+"""w -> h -> W: both backends give the known answers and each other's bits."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.vectors import KNOWN_FILES, KNOWN_IDS, VECTORS, KnownFile, bits, floats
+from weightloom.fabric import Backend, DType, kernels_cpu, reference
+from weightloom.fabric.dtypes import encode
+from weightloom.fabric.streams import FactorStream, factor_stream
+
+
+@pytest.mark.parametrize("entry", VECTORS["hidden"])
+def test_hidden_gives_the_known_answers(entry: dict[str, Any], backend: Backend) -> None:
+    w = floats(entry["w_bits"])[None]
+    h = backend.hidden(int(entry["seed"]), entry["tensor"], w, entry["r"], entry["hidden_dim"], entry["scale"])
+    assert bits(h[0]) == entry["h_bits"]
+
+
+@pytest.mark.parametrize("dtype", DType)
+@pytest.mark.parametrize("known", KNOWN_FILES, ids=KNOWN_IDS)
+def test_weave_gives_the_known_answers(known: KnownFile, dtype: DType, backend: Backend) -> None:
+    entry = known.entry
+    seed, (first, last) = int(entry["seed"]), entry["elements"]
+    h = backend.hidden(seed, known.tensor, known.w[None], entry["r"], entry["hidden_dim"], entry["scale"])
+    out = np.empty((1, last - first), dtype.storage)
+    backend.weave(factor_stream(seed, known.tensor, "T"), h, first, dtype, out)
+    assert hashlib.sha256(out.tobytes()).hexdigest() == entry["sha256"][dtype]
+    if dtype is DType.F32:
+        assert bits(out[0, : len(entry["first_bits"])]) == entry["first_bits"]
+
+
+@settings(deadline=None)
+@given(
+    seed=st.integers(0, 2**64 - 1),
+    l=st.integers(1, 40),
+    r=st.integers(1, 20),
+    hidden_dim=st.integers(1, 300),
+    batch=st.integers(1, 4),
+    scale=st.floats(-1e3, 1e3),
+    size=st.sampled_from([1e-3, 1.0, 1e3, 1e30]),
+)
+def test_numba_finds_the_h_of_the_reference(
+    seed: int,
+    l: int,
+    r: int,
+    hidden_dim: int,
+    batch: int,
+    scale: float,
+    size: float,
+) -> None:
+    w = (np.random.default_rng(seed).standard_normal((batch, l)) * size).astype(np.float32)
+    expected = reference.hidden(seed, "t", w, r, hidden_dim, scale)
+    made = kernels_cpu.hidden(seed, "t", w, r, hidden_dim, scale)
+    np.testing.assert_array_equal(made.view(np.uint32), expected.view(np.uint32))
+
+
+@settings(deadline=None)
+@given(
+    stream=st.integers(0, 2**64 - 1),
+    r=st.integers(1, 70),
+    batch=st.integers(1, 5),
+    start=st.one_of(st.integers(0, 9000), st.integers(0, 2**48)),
+    count=st.integers(1, 5000),
+    dtype=st.sampled_from(DType),
+)
+def test_numba_weaves_the_bits_of_the_reference(
+    stream: int, r: int, batch: int, start: int, count: int, dtype: DType
+) -> None:
+    h = np.random.default_rng(stream).standard_normal((batch, r)).astype(np.float32)
+    made, expected = (np.empty((batch, count), dtype.storage) for _ in range(2))
+    kernels_cpu.weave(FactorStream(5, stream), h, start, dtype, made)
+    reference.weave(FactorStream(5, stream), h, start, dtype, expected)
+    np.testing.assert_array_equal(made.view(np.uint8), expected.view(np.uint8))
+
+
+def test_a_factor_of_chunks_larger_than_one_pass_is_summed_in_order() -> None:
+    w = np.random.default_rng(0).standard_normal((2, 3000)).astype(np.float32)
+    expected = reference.hidden(9, "t", w, 7, 5000, 0.5)
+    np.testing.assert_array_equal(kernels_cpu.hidden(9, "t", w, 7, 5000, 0.5), expected)
+
+
+def to_float16(row: Any) -> Any:
+    out = np.empty(512, np.uint16)
+    kernels_cpu._to_float16(row, 512, out)
+    return out
+
+
+def to_bfloat16(row: Any) -> Any:
+    out = np.empty(512, np.uint16)
+    kernels_cpu._to_bfloat16(row.view(np.uint32), 512, out)
+    return out
+
+
+@pytest.mark.parametrize("dtype", [DType.F16, DType.BF16])
+def test_16_bit_rounding_is_to_nearest_even_everywhere(dtype: DType) -> None:
+    """Values round each half-way point of the small dtype, its subnormals and its largest numbers."""
+    halves = np.arange(0, 0x7C00, dtype=np.uint16).view(np.float16).astype(np.float32)
+    near = np.concatenate([np.nextafter(halves, np.float32(np.inf)), np.nextafter(halves, np.float32(-np.inf)), halves])
+    between = (halves[:-1] + halves[1:]) / 2
+    edge = np.array([65504, 65519.996, 65520, 65536, 1e30, 3.4e38, 2**-25, 2**-26, 1e-45], np.float32)
+    values = np.concatenate([near, between, edge])
+    values = np.concatenate([values, -values])
+    values = np.resize(values, (len(values) // 512 + 1, 512))
+    expected = np.empty(values.shape, np.uint16)
+    encode(values, dtype, expected)
+    convert = to_float16 if dtype is DType.F16 else to_bfloat16
+    for row, wanted in zip(values, expected, strict=True):
+        np.testing.assert_array_equal(convert(row), wanted)
+
+
+def test_bfloat16_rounds_like_an_independent_library() -> None:
+    torch = pytest.importorskip("torch", reason="torch rounds bfloat16 independently of us")
+    values = np.random.default_rng(1).integers(0, 0x7F7FFFFF, 200_000, dtype=np.uint32).view(np.float32)
+    made = np.empty(values.shape, np.uint16)
+    encode(values, DType.BF16, made)
+    expected = torch.from_numpy(values).to(torch.bfloat16).view(torch.uint16).numpy()
+    np.testing.assert_array_equal(made, expected)
+
+
+COMPILE_AND_PRINT = """
+import numpy as np
+from weightloom.fabric import DType, kernels_cpu
+from weightloom.fabric.streams import FactorStream
+kernels_cpu.weave(FactorStream(1, 1), np.ones((1, 2), np.float32), 0, DType.F32, np.empty((1, 64), np.float32))
+kernels_cpu.hidden(1, "t", np.ones((1, 4), np.float32), 2, 8, 1.0)
+for kernel in kernels_cpu._weave_f32, kernels_cpu._hidden:
+    print(*kernel.inspect_asm().values())
+"""
+
+
+def test_the_compiled_kernels_hold_no_fused_multiply_add(tmp_path: Path) -> None:
+    """LLVM fuses only where it is allowed to; a fused step would round once where the contract rounds twice."""
+    fresh = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}  # numba shows no code that came from its cache
+    command = [sys.executable, "-c", COMPILE_AND_PRINT]
+    code = subprocess.run(command, env=fresh, capture_output=True, text=True, check=True).stdout
+    assert "sqrt" in code
+    assert not re.search(r"\bv?fn?m(add|sub)\w*\s", code)
