@@ -1,0 +1,5 @@
+"""``python -m weightloom`` is the command ``weightloom``."""
+
+from weightloom.cli import main
+
+main()

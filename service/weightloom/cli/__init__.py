@@ -1,0 +1,51 @@
+"""The command line: ``weightloom serve | models | fabricate | verify | inspect``."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+from rich.markup import escape
+from weightloom_client import WeightloomClientError
+
+from weightloom import __version__
+from weightloom.cli import fabricate, inspect, models, serve, verify
+from weightloom.cli.output import console
+from weightloom.errors import WeightloomError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    help="Weave weights from a seed and a compact vector w.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"weightloom {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True)) -> None:
+    pass
+
+
+app.command("serve")(serve.serve_command())
+app.add_typer(models.app, name="models")
+app.command("fabricate")(fabricate.fabricate)
+app.command("verify")(verify.verify)
+app.command("inspect")(inspect.inspect)
+
+
+def main() -> None:
+    """Run the command line; errors of the product go to stderr in one line each, with exit code 1."""
+    try:
+        app()
+    except (WeightloomError, WeightloomClientError, OSError) as error:
+        console(stderr=True).print(f"[bold red]error:[/] {escape(str(error))}")
+        sys.exit(1)

@@ -1,0 +1,52 @@
+"""``weightloom fabricate``: weave a file here, or fetch it from a server."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing
+from pathlib import Path
+from typing import Annotated, BinaryIO
+
+import typer
+from weightloom_client import Client
+
+from weightloom.cli import options
+from weightloom.cli.output import OnProgress, console, progress_bar, whole_file
+from weightloom.engine import Engine
+from weightloom.requests import FabricateRequest, request_to_safetensors
+
+__all__ = ["fabricate"]
+
+Output = Annotated[Path, typer.Option("--output", "-o", help="The safetensors file to write.")]
+
+
+def fabricate(
+    output: Output,
+    request: options.Request = None,
+    model: options.ModelOption = None,
+    w: options.WFile = None,
+    dtype: options.Dtype = None,
+    tensors: options.Tensors = None,
+    rows: options.Rows = None,
+    url: options.Url = None,
+    data_dir: options.DataDir = options.DEFAULT_DATA_DIR,
+) -> None:
+    """Weave the tensors of a model for a w into a safetensors file: the same bits here and on any server."""
+    wanted = options.read_request(request, model, w, dtype, tensors, rows)
+    with progress_bar(output.name) as progress, whole_file(output) as file:
+        if url:
+            with Client(url) as client:
+                client.fabricate_to(file, *request_to_safetensors(wanted), progress)
+        else:
+            with options.engine_for(wanted, data_dir) as engine:
+                asyncio.run(_weave(engine, wanted, file, progress))
+    console(stderr=True).print(f"{output}: {output.stat().st_size:,} bytes")
+
+
+async def _weave(engine: Engine, request: FabricateRequest, file: BinaryIO, progress: OnProgress) -> None:
+    fabrication, done = await engine.fabricate(request), 0
+    async with aclosing(fabrication.tiles()) as tiles:
+        async for tile in tiles:
+            file.write(tile)
+            done += len(tile)
+            progress(done, fabrication.size)

@@ -1,0 +1,53 @@
+"""Writing a file so that it is there whole or not at all, with a progress bar on a terminal."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+__all__ = ["OnProgress", "console", "progress_bar", "whole_file"]
+
+OnProgress = Callable[[int, int], None]  # bytes done, bytes in all
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A console as wide as the terminal; where there is none (a pipe, a file), wide enough to cut nothing."""
+    plain = Console(stderr=stderr)
+    return Console(stderr=stderr, highlight=False, soft_wrap=True, width=None if plain.is_terminal else 240)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """A file beside ``path`` that takes its name once it is whole and on disk, and leaves nothing behind otherwise."""
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        with beside.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def progress_bar(label: str) -> Iterator[OnProgress]:
+    """A bar on stderr where that is a terminal; silent elsewhere."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    target = console(stderr=True)
+    with Progress(*columns, console=target, disable=not target.is_terminal, transient=True) as progress:
+        task = progress.add_task(label, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)

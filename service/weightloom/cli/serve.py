@@ -1,0 +1,51 @@
+"""``weightloom serve``: one option for each setting, generated from ``Settings``."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any, Optional
+
+import typer
+from pydantic.fields import FieldInfo
+
+__all__ = ["serve_command"]
+
+
+def serve_command() -> Callable[..., None]:
+    """The command, or one that says what is missing where the server's packages are not installed."""
+    try:
+        from weightloom.settings import Settings
+    except ImportError:
+        return _missing
+
+    def serve(**options: Any) -> None:
+        """Serve over REST until SIGTERM or Ctrl-C; running streams are finished first."""
+        from weightloom.main import serve as run
+
+        run(Settings(**{name: value for name, value in options.items() if value is not None}))
+
+    parameters = [_parameter(name, field) for name, field in Settings.model_fields.items()]
+    serve.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    serve.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return serve
+
+
+def _missing() -> None:
+    """Serve over REST (needs the server's packages: pip install 'weightloom[server]')."""
+    raise typer.BadParameter("the server's packages are not installed: pip install 'weightloom[server]'")
+
+
+def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
+    option = typer.Option(
+        None,
+        "--" + name.replace("_", "-"),
+        envvar=f"WEIGHTLOOM_{name.upper()}",
+        help=f"{field.description} Default: {_default(field)}.",
+    )
+    annotation: Any = Optional.__getitem__(field.annotation)
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=option, annotation=annotation)
+
+
+def _default(field: FieldInfo) -> str:
+    return "number of cores" if field.default_factory else str(field.default)

@@ -1,0 +1,65 @@
+"""Builds the engine, starts the fronts, owns the process."""
+
+from __future__ import annotations
+
+import logging
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from weightloom.engine import Engine
+from weightloom.engine.known_answer import check_known_answer
+from weightloom.fabric import load_backend
+from weightloom.registry import SqliteRegistry
+from weightloom.rest import build_app
+from weightloom.settings import Settings
+
+__all__ = ["build_engine", "serve"]
+
+log = logging.getLogger("weightloom")
+
+
+def build_engine(settings: Settings) -> Engine:
+    """The engine that the settings describe. Raises Unavailable where the registry cannot be opened."""
+    backend = load_backend(settings.backend)
+    return Engine(SqliteRegistry(settings.registry_path), backend, settings.engine_limits)
+
+
+def serve(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT; running streams then have ``shutdown_seconds`` to end."""
+    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    engine = build_engine(settings)
+    try:
+        check_known_answer(
+            engine.backend
+        )  # compiles the kernels (or loads them from the cache) before the first request
+        log.info("the known answer is right: backend %s, %d threads", engine.backend.NAME, settings.threads)
+        _Server(_config(build_app(engine, settings), settings)).run()
+    finally:
+        engine.close()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, but being told to stop is a good end: uvicorn itself raises the signal again, and so exits with it."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self.handle_exit)
+        yield
+
+
+def _config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        log_level=settings.log_level,
+        log_config=None,
+        access_log=settings.access_log,
+        timeout_graceful_shutdown=settings.shutdown_seconds,
+        server_header=False,
+    )

@@ -1,0 +1,48 @@
+"""The registry's tables, as numbered migrations. Never edit one that has been released; add the next."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+__all__ = ["MIGRATIONS", "migrate"]
+
+
+def _create_models(connection: sqlite3.Connection) -> None:
+    connection.execute(
+        """
+        CREATE TABLE models (
+            name TEXT PRIMARY KEY,
+            digest TEXT NOT NULL,
+            spec BLOB NOT NULL,          -- canonical JSON
+            tensors INTEGER NOT NULL,
+            numel TEXT NOT NULL,         -- elements of all W's; can be more than SQLite's integers hold
+            w_numbers TEXT NOT NULL,     -- lengths of all w's; likewise
+            created_at TEXT NOT NULL
+        )
+        """
+    )
+    connection.execute("CREATE UNIQUE INDEX models_by_digest ON models (digest)")
+
+
+MIGRATIONS: tuple[tuple[int, str, Callable[[sqlite3.Connection], None]], ...] = ((1, "create models", _create_models),)
+
+
+def migrate(connection: sqlite3.Connection) -> None:
+    """Apply what is missing, in one transaction; safe when several processes start at once."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        connection.execute(
+            "CREATE TABLE IF NOT EXISTS migrations (number INTEGER PRIMARY KEY, name TEXT NOT NULL, applied_at TEXT)"
+        )
+        applied = {number for (number,) in connection.execute("SELECT number FROM migrations")}
+        for number, name, change in MIGRATIONS:
+            if number not in applied:
+                change(connection)
+                now = datetime.now(UTC).isoformat()
+                connection.execute("INSERT INTO migrations VALUES (?, ?, ?)", (number, name, now))
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise

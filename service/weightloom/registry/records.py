@@ -1,0 +1,82 @@
+"""What a registry answers with, and what it must be able to do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from weightloom.fabric.dtypes import DType
+from weightloom.fabric.spec import ModelSpec
+from weightloom.fabric.streams import GENERATOR
+
+__all__ = ["ModelSummary", "Registry", "describe", "summarize"]
+
+
+@dataclass(frozen=True)
+class ModelSummary:
+    """A model without its tensors: ``tensors`` counts them, ``numel`` their elements, ``w_numbers`` their w's."""
+
+    name: str
+    digest: str
+    tensors: int
+    numel: int
+    w_numbers: int
+    created_at: str
+
+
+class Registry(Protocol):
+    """Models by name and by digest. What a call has acknowledged survives kill -9. Safe to use from many threads.
+
+    All calls raise Unavailable where the store cannot be read or written.
+    """
+
+    def create(self, spec: ModelSpec) -> tuple[ModelSummary, bool]:
+        """Keep a model; False where the same one was there already. Raises Conflict where the name has another."""
+
+    def find(self, name_or_digest: str) -> ModelSummary:
+        """Raises NotFound."""
+
+    def load(self, summary: ModelSummary) -> ModelSpec:
+        """The model's spec. Raises NotFound where it was deleted meanwhile."""
+
+    def page(self, after: str, limit: int) -> list[ModelSummary]:
+        """Up to ``limit`` models whose names sort behind ``after``, by name."""
+
+    def delete(self, name_or_digest: str) -> None:
+        """Forget a model. Raises NotFound."""
+
+    def ping(self) -> None:
+        """Raise Unavailable unless the store can be read."""
+
+    def close(self) -> None:
+        """Let go of the store."""
+
+
+def summarize(spec: ModelSpec, created_at: str) -> ModelSummary:
+    """The summary of a spec."""
+    numel, w_numbers = sum(t.numel for t in spec.tensors), sum(t.w_length or 0 for t in spec.tensors)
+    return ModelSummary(spec.name, spec.digest, len(spec.tensors), numel, w_numbers, created_at)
+
+
+def describe(summary: ModelSummary, spec: ModelSpec) -> dict[str, Any]:
+    """All that is known of a model, for people and for JSON."""
+    return {
+        "name": spec.name,
+        "digest": spec.digest,
+        "generator": GENERATOR,
+        "seed": str(spec.seed),
+        "created_at": summary.created_at,
+        "description": spec.description,
+        "numel": summary.numel,
+        "w_numbers": summary.w_numbers,
+        "data_bytes": {dtype.value: summary.numel * dtype.itemsize for dtype in DType},
+        "tensors": [
+            tensor.model_dump(mode="json")
+            | {
+                "numel": tensor.numel,
+                "w_length": tensor.w_length or 0,
+                "degrees_of_freedom": tensor.degrees_of_freedom,
+            }
+            for tensor in spec.tensors
+        ],
+    }

@@ -1,0 +1,19 @@
+"""Requests to fabricate, free of any transport, and the two forms in which they come: JSON and safetensors."""
+
+from weightloom.requests.json_form import request_from_json
+from weightloom.requests.request import FabricateRequest
+from weightloom.requests.safetensors_form import (
+    SPEC_METADATA,
+    parse_rows,
+    request_from_safetensors,
+    request_to_safetensors,
+)
+
+__all__ = [
+    "SPEC_METADATA",
+    "FabricateRequest",
+    "parse_rows",
+    "request_from_json",
+    "request_from_safetensors",
+    "request_to_safetensors",
+]

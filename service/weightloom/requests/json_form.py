@@ -1,0 +1,118 @@
+"""A request as one JSON object: the body of POST /fabricate, and what the command line reads."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
+from pydantic_core import from_json
+
+from weightloom.errors import InvalidInput, InvalidSpec, InvalidW, MalformedBody, WeightloomError
+from weightloom.fabric.dtypes import parse_dtype
+from weightloom.fabric.spec import ModelName, ModelSpec, Seed, Tensors, violations_of
+from weightloom.fabric.vectors import nearest_float32, needs_exact_text
+from weightloom.requests.request import FabricateRequest
+
+__all__ = ["ByModel", "Inline", "request_from_json"]
+
+W_TAGS = ("<vector>", "<batch>")
+SPEC_FIELDS = ("name", "seed", "tensors")
+Number = Annotated[float, Field(strict=True)]
+Vector = Annotated[list[Number], Tag(W_TAGS[0])]
+Batch = Annotated[list[list[Number]], Tag(W_TAGS[1])]
+
+
+def _vector_or_batch(value: Any) -> str:
+    return W_TAGS[isinstance(value, list) and bool(value) and isinstance(value[0], list)]
+
+
+class Options(BaseModel):
+    """What both forms of the object share."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    w: dict[str, Annotated[Vector | Batch, Discriminator(_vector_or_batch)]] = Field(
+        default_factory=dict,
+        description="For each tensor that takes a w: l numbers, or a list of B such lists for B variants at once.",
+    )
+    dtype: str = Field("F32", json_schema_extra={"enum": ["F32", "F16", "BF16"]}, description="dtype of the file.")
+    rows: dict[str, tuple[int, int]] = Field(
+        default_factory=dict, description="By tensor, [a, b): only these rows of its first dimension."
+    )
+    offset: int = Field(0, ge=0, description="Send the file from this byte on (with If-Match: the file's ETag).")
+    length: int | None = Field(None, ge=0, description="Send only so many bytes from offset on; default: all the rest.")
+
+
+class ByModel(Options):
+    """Fabricate a registered model."""
+
+    model: str = Field(description="Name or digest of a registered model.")
+    tensors: list[str] | None = Field(None, description="Only these tensors; default: all of the model.")
+
+
+class Inline(Options):
+    """Fabricate without registration: the seed and the tensor specs come with the request."""
+
+    name: ModelName = Field("inline", description="Goes into the file's metadata and the digest, like a model's name.")
+    seed: Seed
+    tensors: Tensors
+
+
+def request_from_json(body: bytes) -> FabricateRequest:
+    """A request by ``model`` or with an inline ``seed`` and ``tensors``. Raises InvalidInput."""
+    try:
+        value = from_json(body)
+    except ValueError as error:
+        raise MalformedBody(f"the body is not JSON: {error}", code="malformed_json") from error
+    if not isinstance(value, dict) or ("model" in value) == ("seed" in value):
+        raise InvalidInput.at("body", _keys(value), "an object with either 'model', or 'seed' and 'tensors'")
+    try:
+        parsed = (ByModel if "model" in value else Inline).model_validate(value)
+    except ValidationError as error:
+        raise _invalid(error) from error
+    options: dict[str, Any] = {
+        "w": _w_of(parsed, body),
+        "dtype": parse_dtype(parsed.dtype),
+        "rows": parsed.rows,
+        "offset": parsed.offset,
+        "length": parsed.length,
+    }
+    if isinstance(parsed, ByModel):
+        return FabricateRequest(parsed.model, tensors=parsed.tensors, **options)
+    return FabricateRequest(ModelSpec(name=parsed.name, seed=parsed.seed, tensors=parsed.tensors), **options)
+
+
+def _w_of(parsed: Options, body: bytes) -> dict[str, npt.NDArray[np.float64]]:
+    """The w's, as float64 that round to the right float32."""
+    w = {name: _array(name, numbers) for name, numbers in parsed.w.items()}
+    if any(needs_exact_text(array) for array in w.values()):
+        exact = json.loads(body, parse_float=nearest_float32, parse_int=_exact_int)["w"]
+        w = {name: _array(name, numbers) for name, numbers in exact.items()}
+    return w
+
+
+def _array(name: str, numbers: list[float] | list[list[float]]) -> npt.NDArray[np.float64]:
+    try:
+        return np.array(numbers, np.float64)
+    except (ValueError, OverflowError) as error:
+        raise InvalidW.at(f"w[{name!r}]", "lists of different lengths", "B lists of l numbers each") from error
+
+
+def _exact_int(text: str) -> int | float:
+    return int(text) if len(text) < len(str(1 << 53)) else nearest_float32(text)
+
+
+def _invalid(error: ValidationError) -> WeightloomError:
+    violations = violations_of(error.errors(include_url=False), hidden=W_TAGS)
+    message = "; ".join(map(str, violations[:3]))
+    if violations[0].field.startswith("w"):
+        return InvalidW(message, code="w_wrong_type", violations=violations)
+    of_spec = violations[0].field.startswith(SPEC_FIELDS)
+    return (InvalidSpec if of_spec else InvalidInput)(message, violations=violations)
+
+
+def _keys(value: object) -> str:
+    return "the keys " + ", ".join(map(repr, value)) if isinstance(value, dict) else type(value).__name__

@@ -1,0 +1,69 @@
+"""The ASGI application: POST /fabricate straight, everything else through FastAPI."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.utils import get_openapi
+from fastapi_offline import FastAPIOffline
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from weightloom import __version__
+from weightloom.engine import Engine
+from weightloom.errors import WeightloomError
+from weightloom.rest import openapi, problems
+from weightloom.rest.body import limit_body
+from weightloom.rest.fabricate import FabricateRoute
+from weightloom.rest.models import models_router
+from weightloom.rest.status import status_router
+from weightloom.settings import Settings
+
+__all__ = ["build_app"]
+
+DESCRIPTION = "Serves fabricated weights: a seed and a compact vector w in, a safetensors stream out."
+
+
+def build_app(engine: Engine, settings: Settings) -> ASGIApp:
+    """The whole REST front over ``engine``."""
+    api: FastAPI = FastAPIOffline(
+        redoc_url=None,
+        title="weightloom",
+        version=__version__,
+        description=DESCRIPTION,
+        separate_input_output_schemas=False,
+    )
+    api.include_router(status_router(engine, settings))
+    api.include_router(models_router(engine, settings.max_page))
+    for error in (WeightloomError, HTTPException, RequestValidationError, Exception):
+        api.add_exception_handler(error, _problem_response)
+    _describe(api)
+    fabricate = FabricateRoute(engine, settings.max_request_bytes)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await api(scope, receive, send)
+        elif scope["path"] == "/fabricate":
+            await fabricate(scope, receive, send)
+        else:
+            await api(scope, limit_body(scope, receive, settings.max_request_bytes), send)
+
+    return app
+
+
+async def _problem_response(request: Request, error: Exception) -> Response:
+    status, document = problems.problem_of(error)
+    headers = getattr(error, "headers", None)
+    return Response(document, status, headers, problems.MEDIA_TYPE)
+
+
+def _describe(api: FastAPI) -> None:
+    def document() -> dict[str, Any]:
+        if api.openapi_schema is None:
+            plain = get_openapi(title=api.title, version=api.version, description=api.description, routes=api.routes)
+            api.openapi_schema = openapi.complete(plain)
+        return api.openapi_schema
+
+    api.openapi = document  # type: ignore[method-assign]

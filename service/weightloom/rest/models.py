@@ -1,0 +1,56 @@
+"""/v1/models: register, show, list and delete."""
+
+import asyncio
+import json
+from dataclasses import asdict
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
+
+from weightloom.engine import Engine
+from weightloom.fabric import ModelSpec
+from weightloom.registry import ModelSummary, describe
+from weightloom.rest.schemas import ModelItem, ModelPage, ModelReply
+
+__all__ = ["models_router"]
+
+
+def models_router(engine: Engine, max_page: int) -> APIRouter:
+    """The routes over ``engine``."""
+    router = APIRouter(prefix="/v1/models", tags=["models"])
+
+    @router.post("", status_code=201, response_model=ModelReply, operation_id="create_model")
+    async def create(request: Request) -> Response:
+        """Register a model: 201, or 200 where the very same one is there already. Models are immutable."""
+        body = await request.body()
+        spec = await asyncio.to_thread(ModelSpec.parse, body)
+        summary, created = await engine.create_model(spec)
+        headers = {"location": f"/v1/models/{summary.name}"}
+        return await _reply(summary, spec, 201 if created else 200, headers)
+
+    @router.get("", response_model=ModelPage, operation_id="list_models")
+    async def page(
+        after: Annotated[str, Query(description="Only names that sort behind this one.")] = "",
+        limit: Annotated[int, Query(ge=1, le=max_page, description="At most so many models.")] = min(100, max_page),
+    ) -> ModelPage:
+        """Registered models by name, a page at a time."""
+        found = await engine.list_models(after, limit + 1)
+        items = [ModelItem(**asdict(summary)) for summary in found[:limit]]
+        return ModelPage(models=items, next=items[-1].name if len(found) > limit else None)
+
+    @router.get("/{name:path}", response_model=ModelReply, operation_id="get_model")
+    async def show(name: str) -> Response:
+        """A model by name or digest, with sizes and degrees of freedom."""
+        return await _reply(*await engine.get_model(name), 200, {})
+
+    @router.delete("/{name:path}", status_code=204, operation_id="delete_model")
+    async def delete(name: str) -> None:
+        """Forget a model. Streams of it that run go on to their end."""
+        await engine.delete_model(name)
+
+    return router
+
+
+async def _reply(summary: ModelSummary, spec: ModelSpec, status: int, headers: dict[str, str]) -> Response:
+    body = await asyncio.to_thread(lambda: json.dumps(describe(summary, spec), ensure_ascii=False).encode())
+    return Response(body, status, headers | {"etag": f'"{summary.digest[:40]}"'}, "application/json")

@@ -1,0 +1,128 @@
+"""The OpenAPI document: FastAPI's own, plus the routes whose bodies it does not parse itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import TypeAdapter
+from pydantic.json_schema import models_json_schema
+
+from weightloom.fabric import ModelSpec
+from weightloom.requests.json_form import ByModel, Inline
+from weightloom.rest.examples import FABRICATE_EXAMPLES, MODEL_EXAMPLE
+
+__all__ = ["complete"]
+
+REFERENCE = "#/components/schemas/{model}"
+BINARY = {"schema": {"type": "string", "format": "binary"}}
+PROBLEM = {
+    "type": "object",
+    "required": ["type", "title", "status", "detail", "code"],
+    "properties": {
+        "type": {"type": "string"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string"},
+        "code": {"type": "string", "description": "Stable; what programs should test."},
+        "errors": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "properties": {name: {"type": "string"} for name in ("field", "got", "expected")},
+            },
+        },
+    },
+}
+ERRORS = {
+    "404": "No such model",
+    "412": "If-Match names another file",
+    "413": "Over a limit",
+    "415": "Unknown content type",
+    "422": "A field is wrong",
+    "503": "Not ready",
+}
+
+
+def complete(document: dict[str, Any]) -> dict[str, Any]:
+    """Add what FastAPI cannot know: POST /fabricate, the body of POST /v1/models, and the shape of errors."""
+    schemas = document["components"]["schemas"]
+    _, definitions = models_json_schema(
+        [(ByModel, "validation"), (Inline, "validation"), (ModelSpec, "validation")], ref_template=REFERENCE
+    )
+    schemas |= definitions["$defs"]
+    schemas["Problem"] = PROBLEM
+    document["paths"]["/fabricate"] = {"post": _fabricate()}
+    create = document["paths"]["/v1/models"]["post"]
+    create["requestBody"] = _json_body({"$ref": REFERENCE.format(model="ModelSpec")}, {"mlp": MODEL_EXAMPLE})
+    create["responses"] |= _problems("409", "413", "422", "503")
+    for path in document["paths"].values():
+        for operation in path.values():
+            if "422" in operation["responses"]:
+                operation["responses"] |= _problems("422")
+    for unused in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(unused, None)
+    return document
+
+
+def _fabricate() -> dict[str, Any]:
+    either = {"oneOf": [{"$ref": REFERENCE.format(model=name)} for name in ("ByModel", "Inline")]}
+    headers = {
+        "ETag": {"schema": {"type": "string"}, "description": "Strong: equal for equal bytes."},
+        "Server-Timing": {"schema": {"type": "string"}},
+    }
+    file = {"content": {"application/octet-stream": BINARY}, "headers": headers}
+    return {
+        "tags": ["fabricate"],
+        "summary": "Fabricate",
+        "operationId": "fabricate",
+        "description": (
+            "Weave the tensors of a model for a w and stream them as one safetensors file. The w's come as JSON, or as "
+            "a safetensors body with the options in the query."
+        ),
+        "parameters": [*_query(), *_conditions()],
+        "requestBody": _json_body(either, FABRICATE_EXAMPLES, more={"application/octet-stream": BINARY}),
+        "responses": {
+            "200": {"description": "The whole file"} | file,
+            "206": {"description": "The part from `offset` on"} | file,
+            "304": {"description": "If-None-Match names this very file"},
+        }
+        | _problems(*ERRORS),
+    }
+
+
+def _json_body(schema: dict[str, Any], examples: dict[str, Any], more: dict[str, Any] | None = None) -> dict[str, Any]:
+    named = {name: {"summary": name, "value": value} for name, value in examples.items()}
+    return {"required": True, "content": {"application/json": {"schema": schema, "examples": named}} | (more or {})}
+
+
+def _query() -> list[dict[str, Any]]:
+    note = "Only with a safetensors body."
+    fields: dict[str, Any] = {
+        "model": str,
+        "dtype": str,
+        "tensors": list[str],
+        "rows": list[str],
+        "offset": int,
+        "length": int,
+    }
+    more = {"rows": " TENSOR=FIRST:LAST, LAST excluded."}
+    return [
+        {
+            "name": name,
+            "in": "query",
+            "schema": TypeAdapter(kind).json_schema(),
+            "description": note + more.get(name, ""),
+        }
+        for name, kind in fields.items()
+    ]
+
+
+def _conditions() -> list[dict[str, Any]]:
+    texts = {"If-Match": "ETag of the file; another one gives 412.", "If-None-Match": "ETag; the same one gives 304."}
+    return [{"name": n, "in": "header", "schema": {"type": "string"}, "description": t} for n, t in texts.items()]
+
+
+def _problems(*statuses: str) -> dict[str, Any]:
+    content = {"application/problem+json": {"schema": {"$ref": REFERENCE.format(model="Problem")}}}
+    texts = ERRORS | {"409": "The name is taken by another model"}
+    return {status: {"description": texts[status], "content": content} for status in statuses}

@@ -1,0 +1,65 @@
+"""Errors as ``application/problem+json`` (RFC 9457), with the status of each class in one table."""
+
+from __future__ import annotations
+
+import json
+import logging
+from http import HTTPStatus
+from typing import Any
+
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from weightloom import errors
+from weightloom.fabric.spec import violations_of
+
+__all__ = ["MEDIA_TYPE", "STATUS", "problem", "problem_of", "status_of"]
+
+MEDIA_TYPE = "application/problem+json"
+STATUS: dict[type[errors.WeightloomError], int] = {
+    errors.InvalidInput: 422,
+    errors.LimitExceeded: 413,
+    errors.NotFound: 404,
+    errors.Conflict: 409,
+    errors.PreconditionFailed: 412,
+    errors.Unavailable: 503,
+    errors.WeightloomError: 500,
+}
+ROUTING_CODES = {404: "route_not_found", 405: "method_not_allowed", 415: "unsupported_media_type"}
+
+log = logging.getLogger(__name__)
+
+
+def status_of(error: errors.WeightloomError) -> int:
+    """The HTTP status of the nearest class in the table."""
+    return next(STATUS[base] for base in type(error).__mro__ if base in STATUS)
+
+
+def problem(status: int, code: str, detail: str, violations: Any = ()) -> bytes:
+    """One problem document."""
+    document = {
+        "type": f"urn:weightloom:problem:{code}",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+        "code": code,
+    }
+    if violations:
+        document["errors"] = [violation.as_dict() for violation in violations]
+    return json.dumps(document, ensure_ascii=False).encode()
+
+
+def problem_of(error: Exception) -> tuple[int, bytes]:
+    """Status and document for any exception; one that no table knows is logged and told without its details."""
+    if isinstance(error, errors.WeightloomError):
+        status = status_of(error)
+        return status, problem(status, error.code, error.message, error.violations)
+    if isinstance(error, HTTPException):
+        code = ROUTING_CODES.get(error.status_code, "http_error")
+        return error.status_code, problem(error.status_code, code, str(error.detail))
+    if isinstance(error, RequestValidationError):
+        violations = violations_of(error.errors())
+        detail = "; ".join(map(str, violations))
+        return 422, problem(422, errors.InvalidInput.code, detail, violations)
+    log.error("a request failed for a reason that no error class covers", exc_info=error)
+    return 500, problem(500, "internal", "the server failed; its log has the cause")

@@ -1,0 +1,42 @@
+"""JSON replies about models, for the OpenAPI document."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+__all__ = ["ModelItem", "ModelPage", "ModelReply"]
+
+
+class ModelReply(BaseModel):
+    """A registered model."""
+
+    name: str
+    digest: str = Field(description="SHA-256 of the canonical JSON: equal digests mean equal bits for ever.")
+    generator: str
+    seed: str
+    created_at: str
+    description: str = Field(description="Sizes, and where W has fewer degrees of freedom than w has numbers.")
+    numel: int = Field(description="Elements of all tensors.")
+    w_numbers: int = Field(description="Numbers in all w's.")
+    data_bytes: dict[str, int] = Field(description="By dtype, the file's size without its header.")
+    tensors: list[dict[str, Any]] = Field(description="The specs, each with numel, w_length and degrees_of_freedom.")
+
+
+class ModelItem(BaseModel):
+    """A registered model in a list."""
+
+    name: str
+    digest: str
+    tensors: int
+    numel: int
+    w_numbers: int
+    created_at: str
+
+
+class ModelPage(BaseModel):
+    """One page of models by name."""
+
+    models: list[ModelItem]
+    next: str | None = Field(description="Pass it as `after` to get the next page; null on the last one.")

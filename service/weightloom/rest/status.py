@@ -1,0 +1,65 @@
+"""/healthz, /readyz, /v1/info, and the page at /."""
+
+from __future__ import annotations
+
+import asyncio
+from html import escape
+from importlib.resources import files
+from string import Template
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi.responses import HTMLResponse
+
+from weightloom import __version__
+from weightloom.engine import Engine
+from weightloom.fabric import DType
+from weightloom.fabric.kinds import KIND_NAMES
+from weightloom.fabric.spec import MAX_TENSORS
+from weightloom.fabric.streams import GENERATOR
+from weightloom.settings import Settings
+
+__all__ = ["status_router"]
+
+PAGE = Template(files("weightloom.rest").joinpath("index.html").read_text(encoding="utf-8"))
+LIMITS = ("threads", "tile_window", "max_request_bytes", "max_output_bytes", "max_page", "shutdown_seconds")
+
+
+def status_router(engine: Engine, settings: Settings) -> APIRouter:
+    """The routes over ``engine``."""
+    router = APIRouter(tags=["status"])
+
+    @router.get("/healthz", operation_id="healthz")
+    async def healthz() -> dict[str, str]:
+        """Alive: the event loop answers."""
+        return {"status": "alive"}
+
+    @router.get("/readyz", operation_id="readyz", responses={503: {"description": "Not ready, and why"}})
+    async def readyz() -> dict[str, str]:
+        """Ready: a known answer comes out right to the bit, and the registry can be read."""
+        await asyncio.to_thread(engine.check_ready)
+        return {"status": "ready"}
+
+    @router.get("/v1/info", operation_id="info")
+    async def info() -> dict[str, Any]:
+        """What runs here, and every limit it obeys."""
+        return _info(engine, settings)
+
+    @router.get("/", include_in_schema=False)
+    async def index() -> HTMLResponse:
+        facts = {key: escape(str(value)) for key, value in _info(engine, settings).items()}
+        return HTMLResponse(PAGE.substitute(facts))
+
+    return router
+
+
+def _info(engine: Engine, settings: Settings) -> dict[str, Any]:
+    return {
+        "name": "weightloom",
+        "version": __version__,
+        "generator": GENERATOR,
+        "backend": engine.backend.NAME,
+        "dtypes": [dtype.value for dtype in DType],
+        "kinds": list(KIND_NAMES),
+        "limits": {"max_tensors": MAX_TENSORS} | {name: getattr(settings, name) for name in LIMITS},
+    }

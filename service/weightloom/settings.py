@@ -1,0 +1,50 @@
+"""Every setting of the server: a field here, an environment variable WEIGHTLOOM_<NAME>, an option of ``serve``.
+
+docs/settings.md is generated from this file.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from weightloom.engine.limits import EngineLimits, available_cores
+from weightloom.registry import REGISTRY_FILE
+
+__all__ = ["Settings"]
+
+
+class Settings(BaseSettings):
+    """The server's settings; each says what it bounds and in which unit."""
+
+    model_config = SettingsConfigDict(env_prefix="WEIGHTLOOM_", extra="ignore", frozen=True)
+
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8000, ge=0, le=65535, description="Port of the REST front; 0 takes any free one.")
+    data_dir: Path = Field(Path("data"), description="Folder of the registry, made where it is missing.")
+    backend: Literal["auto", "numba", "numpy"] = Field(
+        "auto", description="Arithmetic; auto takes numba where it is installed. All give the same bits."
+    )
+    threads: int = Field(default_factory=available_cores, ge=1, le=1024, description="Tile workers; one per core.")
+    tile_window: int = Field(
+        4, ge=1, le=64, description="Tiles of about 1 MiB in flight per stream: the bound on a stream's memory."
+    )
+    max_request_bytes: int = Field(64 << 20, ge=1, description="Largest request body, in bytes.")
+    max_output_bytes: int = Field(1 << 40, ge=1, description="Most bytes that one response may send.")
+    max_page: int = Field(1000, ge=1, description="Most models in one page of a list.")
+    shutdown_seconds: int = Field(30, ge=0, description="How long running streams may go on after SIGTERM.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level of log lines.")
+    access_log: bool = Field(False, description="One log line for each request.")
+
+    @property
+    def registry_path(self) -> Path:
+        """The SQLite file."""
+        return self.data_dir / REGISTRY_FILE
+
+    @property
+    def engine_limits(self) -> EngineLimits:
+        """The part of the settings that the engine obeys."""
+        return EngineLimits(self.threads, self.tile_window, self.max_output_bytes)

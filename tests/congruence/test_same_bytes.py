@@ -1,0 +1,141 @@
+"""The congruence test: every way in gives the same bytes, those of the known answers."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+from support.server import Server
+from support.vectors import KNOWN_FILES, KNOWN_IDS, KnownFile
+from weightloom.engine import Engine, EngineLimits
+from weightloom.fabric import DType, VirtualFile, load_backend
+from weightloom.fabric import safetensors as format_
+from weightloom.registry import SqliteRegistry
+from weightloom.requests import FabricateRequest, request_to_safetensors
+from weightloom_client import Client
+
+
+@dataclass
+class Way:
+    """One known file in one dtype, and what a way in may need."""
+
+    known: KnownFile
+    dtype: DType
+    server: Server
+    folder: Path
+    request: FabricateRequest = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.request = FabricateRequest(self.known.spec, {self.known.tensor: self.known.w}, self.dtype)
+
+    @property
+    def body(self) -> dict[str, object]:
+        """The JSON request."""
+        return self.known.model | {"w": {self.known.tensor: self.known.w.tolist()}, "dtype": self.dtype.value}
+
+
+def by_fabric(backend: str) -> Callable[[Way], bytes]:
+    def made(way: Way) -> bytes:
+        w, backend_ = way.request.w, load_backend(backend)
+        file = VirtualFile(way.known.spec, w, dtype=way.dtype, backend=backend_)
+        return file.read(0, file.size)
+
+    return made
+
+
+def by_engine(threads: int) -> Callable[[Way], bytes]:
+    async def read(engine: Engine, request: FabricateRequest) -> bytes:
+        async with aclosing((await engine.fabricate(request)).tiles()) as tiles:
+            return b"".join([bytes(tile) async for tile in tiles])
+
+    def made(way: Way) -> bytes:
+        engine = Engine(SqliteRegistry(None), load_backend(), EngineLimits(threads=threads))
+        try:
+            return asyncio.run(read(engine, way.request))
+        finally:
+            engine.close()
+
+    return made
+
+
+def by_json(way: Way) -> bytes:
+    reply = way.server.post_json("/fabricate", way.body)
+    assert reply.status == 200
+    return reply.data
+
+
+def by_safetensors(way: Way) -> bytes:
+    body, _ = request_to_safetensors(way.request)
+    path = f"/fabricate?dtype={way.dtype}"
+    return way.server.request("POST", path, body, content_type="application/octet-stream").data
+
+
+def by_registered_model(way: Way) -> bytes:
+    assert way.server.post_json("/v1/models", way.known.model).status in (200, 201)
+    body = {key: way.body[key] for key in ("w", "dtype")} | {"model": way.known.spec.digest}
+    try:
+        return way.server.post_json("/fabricate", body).data
+    finally:
+        way.server.request("DELETE", f"/v1/models/{way.known.spec.digest}")
+
+
+def by_resuming(way: Way) -> bytes:
+    first = way.server.post_json("/fabricate", way.body | {"length": 100}).data
+    return first + way.server.post_json("/fabricate", way.body | {"offset": 100}).data
+
+
+def by_client(way: Way) -> bytes:
+    file = BytesIO()
+    with Client(way.server.url) as client:
+        client.fabricate_to(file, *request_to_safetensors(way.request))
+    return file.getvalue()
+
+
+def by_command_line(*options: str) -> Callable[[Way], bytes]:
+    def made(way: Way) -> bytes:
+        request, output = way.folder / "request.json", way.folder / "made.safetensors"
+        request.write_text(json.dumps(way.body))
+        more = [option.format(url=way.server.url) for option in options]
+        command = [sys.executable, "-m", "weightloom", "fabricate", str(request), "-o", str(output), *more]
+        subprocess.run(command, check=True, capture_output=True)
+        return output.read_bytes()
+
+    return made
+
+
+WAYS: dict[str, Callable[[Way], bytes]] = {
+    "fabric, numpy": by_fabric("numpy"),
+    "fabric, numba": by_fabric("numba"),
+    "engine, one thread": by_engine(1),
+    "engine, three threads": by_engine(3),
+    "REST, JSON": by_json,
+    "REST, safetensors": by_safetensors,
+    "REST, registered model": by_registered_model,
+    "REST, in two parts": by_resuming,
+    "client": by_client,
+    "command line": by_command_line(),
+    "command line, server": by_command_line("--url", "{url}"),
+}
+
+
+@pytest.mark.parametrize("dtype", DType)
+@pytest.mark.parametrize("known", KNOWN_FILES, ids=KNOWN_IDS)
+@pytest.mark.parametrize("way_in", WAYS.values(), ids=WAYS.keys())
+def test_every_way_in_gives_the_same_bytes(
+    way_in: Callable[[Way], bytes], known: KnownFile, dtype: DType, server: Server, tmp_path: Path
+) -> None:
+    way = Way(known, dtype, server, tmp_path)
+    data = way_in(way)
+    assert data == by_fabric("numba")(way), "header bytes count too"
+    entry = format_.layout(data)[0][known.tensor]
+    elements = known.elements(data[entry.begin : entry.end], dtype.itemsize)
+    assert hashlib.sha256(elements).hexdigest() == known.entry["sha256"][dtype]

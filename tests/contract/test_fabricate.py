@@ -1,0 +1,212 @@
+"""POST /fabricate against a real server: status, headers and errors."""
+
+from __future__ import annotations
+
+import json
+import struct
+from typing import Any
+from urllib.parse import urlencode
+
+import numpy as np
+import pytest
+import safetensors.torch
+from support.server import Server
+from weightloom.fabric import safetensors as format_
+from weightloom.requests import SPEC_METADATA
+
+TENSORS = [
+    {"name": "t", "shape": [6, 5], "l": 3, "r": 2},
+    {"name": "b", "shape": [2], "kind": "identity"},
+    {"name": "one", "shape": [2, 2], "kind": "constant", "value": "eye"},
+]
+W: dict[str, Any] = {"t": [0.5, -1.5, 2.0], "b": [1.0, 2.0]}
+INLINE = {"seed": 12345, "tensors": TENSORS, "w": W}
+SPEC = {"name": "inline", "seed": 12345, "tensors": TENSORS}
+
+
+def post(server: Server, value: Any = INLINE, **headers: str) -> Any:
+    return server.post_json("/fabricate", value, **headers)
+
+
+def post_file(server: Server, body: bytes, **query: Any) -> Any:
+    path = "/fabricate?" + urlencode(query, doseq=True)
+    return server.request("POST", path, body, content_type="application/octet-stream")
+
+
+def w_file(metadata: dict[str, str] | None = None) -> bytes:
+    return format_.write(metadata or {}, {name: np.array(value, np.float32) for name, value in W.items()})
+
+
+def test_the_reply_is_a_safetensors_file_with_length_etag_and_timing(server: Server) -> None:
+    reply = post(server)
+    assert reply.status == 200
+    assert int(reply.headers["Content-Length"]) == len(reply.data)
+    assert reply.headers["ETag"].startswith('"wl1-')
+    assert "plan;dur=" in reply.headers["Server-Timing"]
+    assert "Transfer-Encoding" not in reply.headers
+    tensors = safetensors.torch.load(reply.data)
+    assert {name: tuple(tensor.shape) for name, tensor in tensors.items()} == {"t": (6, 5), "b": (2,), "one": (2, 2)}
+    assert tensors["b"].tolist() == W["b"]
+
+
+def test_a_file_body_gives_the_file_of_the_json_body(server: Server) -> None:
+    expected = post(server).data
+    assert post_file(server, w_file({SPEC_METADATA: json.dumps(SPEC)})).data == expected
+
+
+@pytest.mark.parametrize("dtype", ["F32", "F16", "BF16"])
+def test_options_mean_the_same_in_both_forms(server: Server, dtype: str) -> None:
+    options: dict[str, Any] = {"dtype": dtype, "offset": 9, "length": 200}
+    body = w_file({SPEC_METADATA: json.dumps(SPEC)})
+    as_file = post_file(server, body, rows=["t=1:4"], **options)
+    as_json = post(server, INLINE | options | {"rows": {"t": [1, 4]}})
+    assert as_json.status == as_file.status == 206
+    assert as_file.data == as_json.data
+    assert as_file.headers["ETag"] == as_json.headers["ETag"]
+
+
+def test_registered_models_are_fabricated_by_name_and_digest(server: Server) -> None:
+    model = server.post_json("/v1/models", SPEC | {"name": "contract/by-name"}).json()
+    by_name = post(server, {"model": "contract/by-name", "w": W})
+    by_digest = post(server, {"model": model["digest"], "w": W})
+    by_file = post_file(server, w_file(), model="contract/by-name")
+    inline = post(server, INLINE | {"name": "contract/by-name"})
+    assert by_name.status == 200
+    assert by_name.data == by_digest.data == by_file.data == inline.data
+    subset = post_file(server, w_file(), model="contract/by-name", tensors=["t", "one"], dtype="BF16")
+    assert set(safetensors.torch.load(subset.data)) == {"t", "one"}
+
+
+def test_a_cut_transfer_goes_on_at_its_byte(server: Server) -> None:
+    whole = post(server)
+    etag = whole.headers["ETag"]
+    for offset in (1, 8, 333, len(whole.data) - 1):
+        rest = post(server, INLINE | {"offset": offset}, if_match=etag)
+        assert rest.status == 206
+        assert rest.data == whole.data[offset:]
+        assert rest.headers["ETag"] == etag
+        size = len(whole.data)
+        assert rest.headers["Content-Range"] == f"bytes {offset}-{size - 1}/{size}"
+    nothing = post(server, INLINE | {"offset": len(whole.data)}, if_match=etag)
+    assert (nothing.status, nothing.data) == (206, b"")
+    other = post(server, INLINE | {"offset": 5, "dtype": "F16"}, if_match=etag)
+    assert (other.status, other.json()["code"]) == (412, "etag_mismatch")
+
+
+def test_if_none_match_saves_the_transfer(server: Server) -> None:
+    etag = post(server).headers["ETag"]
+    for condition in (etag, f'"other", {etag}', "*"):
+        same = post(server, if_none_match=condition)
+        assert (same.status, same.data, same.headers["ETag"]) == (304, b"", etag)
+    assert post(server, if_none_match='"other"').status == 200
+
+
+def test_numbers_in_text_are_rounded_once(server: Server) -> None:
+    """The text lies just above the middle between 1 and the next float32; as float64 it would be that middle."""
+    template = '{"seed":1,"tensors":[{"name":"b","shape":[2],"kind":"identity"}],"w":{"b":[%s,1]}}'
+    for text, expected in (("1.00000005960464477540", 1 + 2**-23), ("1.00000005960464477538", 1.0)):
+        body = (template % text).encode()
+        reply = server.request("POST", "/fabricate", body, content_type="application/json")
+        assert safetensors.torch.load(reply.data)["b"].tolist() == [expected, 1.0]
+
+
+def broken(**changes: Any) -> dict[str, Any]:
+    return INLINE | changes
+
+
+WRONG: list[tuple[str, Any, int, str, str]] = [
+    ("unknown model", {"model": "nope", "w": {}}, 404, "model_not_found", ""),
+    ("neither model nor seed", {"w": W}, 422, "invalid_request", "body"),
+    ("model and seed", broken(model="x"), 422, "invalid_request", "body"),
+    ("unknown field", broken(colour="red"), 422, "invalid_request", "colour"),
+    ("spec", broken(tensors=[{"name": "t", "shape": [0]}]), 422, "invalid_spec", "tensors[0].shape[0]"),
+    ("seed", broken(seed=-1), 422, "invalid_spec", "seed"),
+    ("w missing", broken(w={"b": W["b"]}), 422, "w_missing", "w['t']"),
+    ("w of another", broken(w=W | {"x": [1]}), 422, "w_unexpected", "w['x']"),
+    ("w of a constant", broken(w=W | {"one": [1]}), 422, "w_unexpected", "w['one']"),
+    ("w too short", broken(w=W | {"t": [1, 2]}), 422, "w_wrong_length", "w['t']"),
+    ("w ragged", broken(w=W | {"t": [[1, 2, 3], [1]]}), 422, "w_wrong_length", "w['t']"),
+    ("w of text", broken(w=W | {"t": [1, "2", 3]}), 422, "w_wrong_type", "w['t'][1]"),
+    ("w of truth", broken(w=W | {"t": [1, True, 3]}), 422, "w_wrong_type", "w['t'][1]"),
+    ("w null", broken(w=W | {"t": None}), 422, "w_wrong_type", "w['t']"),
+    ("w not finite", broken(w=W | {"t": [1, float("nan"), 3]}), 422, "w_not_finite", "w['t'][1]"),
+    ("w infinite", broken(w=W | {"t": [1, float("inf"), 3]}), 422, "w_not_finite", "w['t'][1]"),
+    ("w beyond float32", broken(w=W | {"t": [1, 1e39, 3]}), 422, "w_not_finite", "w['t'][1]"),
+    ("dtype", broken(dtype="F8"), 422, "dtype_unknown", "dtype"),
+    ("rows outside", broken(rows={"t": [0, 7]}), 422, "rows_out_of_range", "rows['t']"),
+    ("rows of another", broken(rows={"x": [0, 1]}), 422, "tensor_unknown", "rows"),
+    ("offset outside", broken(offset=10_000), 422, "offset_out_of_range", "offset"),
+    ("length outside", broken(length=10_000), 422, "offset_out_of_range", "length"),
+    ("offset negative", broken(offset=-1), 422, "invalid_request", "offset"),
+    ("no object", [1, 2], 422, "invalid_request", "body"),
+]
+
+
+@pytest.mark.parametrize(
+    ("value", "status", "code", "field"), [row[1:] for row in WRONG], ids=[row[0] for row in WRONG]
+)
+def test_a_wrong_request_is_told_what_is_wrong(server: Server, value: Any, status: int, code: str, field: str) -> None:
+    reply = post(server, value)
+    problem = reply.json()
+    assert reply.headers["Content-Type"] == "application/problem+json"
+    assert (reply.status, problem["status"], problem["code"]) == (status, status, code)
+    assert problem["type"] == f"urn:weightloom:problem:{code}"
+    assert problem["detail"]
+    if field:
+        assert field in [error["field"] for error in problem["errors"]]
+        assert all(error["got"] and error["expected"] for error in problem["errors"])
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"\xff\xfe", b'{"seed": 1,}', b"[" * 5000])
+def test_malformed_json_is_told(server: Server, body: bytes) -> None:
+    reply = server.request("POST", "/fabricate", body, content_type="application/json")
+    assert (reply.status, reply.json()["code"]) == (422, "malformed_json")
+
+
+WHOLE_W = w_file({SPEC_METADATA: json.dumps(SPEC)})
+MALFORMED = {
+    "empty": b"",
+    "truncated header": WHOLE_W[:20],
+    "truncated data": WHOLE_W[:-1],
+    "huge header": struct.pack("<Q", 1 << 62) + WHOLE_W[8:],
+    "overlap": WHOLE_W.replace(b'"data_offsets":[12,20]', b'"data_offsets":[04,12]'),
+}
+
+
+@pytest.mark.parametrize("body", MALFORMED.values(), ids=MALFORMED.keys())
+def test_malformed_safetensors_are_told(server: Server, body: bytes) -> None:
+    reply = post_file(server, body)
+    assert (reply.status, reply.json()["code"]) == (422, "malformed_safetensors")
+
+
+@pytest.mark.parametrize(
+    ("query", "code"),
+    [
+        ({"colour": "red"}, "invalid_request"),
+        ({"model": ["a", "b"]}, "invalid_request"),
+        ({"dtype": "F8"}, "dtype_unknown"),
+        ({"rows": "t"}, "rows_out_of_range"),
+        ({"rows": "t=1:x"}, "rows_out_of_range"),
+        ({"offset": "-1"}, "offset_out_of_range"),
+        ({"length": "many"}, "offset_out_of_range"),
+        ({"tensors": ""}, "tensor_unknown"),
+    ],
+)
+def test_a_wrong_query_is_told(server: Server, query: dict[str, Any], code: str) -> None:
+    reply = post_file(server, WHOLE_W, **query)
+    assert (reply.status, reply.json()["code"]) == (422, code)
+
+
+def test_a_file_of_w_needs_a_model(server: Server) -> None:
+    reply = post_file(server, w_file())
+    assert (reply.status, reply.json()["errors"][0]["field"]) == (422, "model")
+
+
+def test_other_methods_and_media_types_are_told(server: Server) -> None:
+    got = server.request("GET", "/fabricate")
+    assert (got.status, got.headers["Allow"], got.json()["code"]) == (405, "POST", "method_not_allowed")
+    form = server.request("POST", "/fabricate", b"{}", content_type="application/x-www-form-urlencoded")
+    assert (form.status, form.json()["code"]) == (415, "unsupported_media_type")
+    assert "application/json" in form.json()["detail"]
+    query = server.post_json("/fabricate?dtype=F16", INLINE)
+    assert (query.status, query.json()["errors"][0]["field"]) == (422, "query")

@@ -1,0 +1,84 @@
+"""Bulk requests and a bare socket client, for tests in which a reader is slow, greedy or gone."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import socket
+from collections.abc import Iterator
+from typing import Any, Self
+from urllib.parse import urlparse
+
+import numpy as np
+from weightloom.fabric import ModelSpec, VirtualFile
+
+CHUNK = 1 << 20
+
+
+def bulk(side: int, *, r: int = 2, seed: int = 1) -> dict[str, Any]:
+    """A request for a tensor of side x side."""
+    tensor = {"name": "t", "shape": [side, side], "l": 4, "r": r}
+    return {"seed": seed, "tensors": [tensor], "w": {"t": [1.0, -0.5, 0.25, 2.0]}}
+
+
+def local_hash(request: dict[str, Any]) -> str:
+    """SHA-256 of the file, made in this process."""
+    spec = ModelSpec.from_value({"name": "inline", "seed": request["seed"], "tensors": request["tensors"]})
+    file, digest = VirtualFile(spec, {name: np.array(w) for name, w in request["w"].items()}), hashlib.sha256()
+    for offset in range(0, file.size, CHUNK):
+        digest.update(file.read(offset, min(CHUNK, file.size - offset)))
+    return digest.hexdigest()
+
+
+class BareClient:
+    """Sends one POST /fabricate and reads the body as slowly as it is told to; it has no buffers of its own."""
+
+    def __init__(self, url: str, request: dict[str, Any], *, receive_buffer: int | None = None) -> None:
+        host, port = urlparse(url).netloc.split(":")
+        self.socket = socket.socket()
+        if receive_buffer:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        self.socket.settimeout(60)
+        self.socket.connect((host, int(port)))
+        body = json.dumps(request).encode()
+        head = ("POST /fabricate HTTP/1.1", "Host: x", "Content-Type: application/json", f"Content-Length: {len(body)}")
+        self.socket.sendall("\r\n".join([*head, "", ""]).encode() + body)
+        self.headers, self._early = self._read_head()
+        self.length = int(self.headers["content-length"])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def _read_head(self) -> tuple[dict[str, str], bytes]:
+        data = b""
+        while b"\r\n\r\n" not in data:
+            data += self.socket.recv(4096)
+        head, _, rest = data.partition(b"\r\n\r\n")
+        lines = head.decode().split("\r\n")
+        assert lines[0].split()[1] in ("200", "206"), data
+        return {name.lower(): value for name, value in (line.split(": ", 1) for line in lines[1:])}, rest
+
+    def read(self) -> Iterator[bytes]:
+        """The body to its end."""
+        left = self.length - len(self._early)
+        if self._early:
+            yield self._early
+        while left:
+            data = self.socket.recv(min(CHUNK, left))
+            assert data, f"the body ended {left} bytes too early"
+            left -= len(data)
+            yield data
+
+    def sha256(self) -> str:
+        """Of the whole body, read to its end."""
+        digest = hashlib.sha256()
+        for data in self.read():
+            digest.update(data)
+        return digest.hexdigest()
+
+    def close(self) -> None:
+        """Go away, whatever is still to come."""
+        self.socket.close()

@@ -1,0 +1,91 @@
+"""The engine: known answers, limits, and the way of a request."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import aclosing
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from weightloom.engine import Engine, EngineLimits
+from weightloom.engine.known_answer import check_known_answer
+from weightloom.errors import InvalidSelection, LimitExceeded, NotFound, Unavailable
+from weightloom.fabric import Backend, ModelSpec, load_backend
+from weightloom.registry import SqliteRegistry
+from weightloom.requests import FabricateRequest
+
+SPEC = ModelSpec.from_value({"name": "m", "seed": 1, "tensors": [{"name": "t", "shape": [1000, 1000], "l": 4}]})
+W = {"t": np.ones(4)}
+
+
+@pytest.fixture
+def engine() -> Iterator[Engine]:
+    made = Engine(SqliteRegistry(None), load_backend(), EngineLimits(threads=2, max_output_bytes=5_000_000))
+    yield made
+    made.close()
+
+
+def test_the_known_answer_comes_out_right(backend: Backend) -> None:
+    check_known_answer(backend)
+    assert backend.NAME in ("numpy", "numba")
+
+
+def test_wrong_arithmetic_is_not_ready(engine: Engine) -> None:
+    real = load_backend("numpy")
+
+    def weave(stream: Any, h: Any, start: int, dtype: Any, out: Any) -> None:
+        real.weave(stream, h, start, dtype, out)
+        out[:, 0] += 1
+
+    engine.backend = SimpleNamespace(NAME="broken", hidden=real.hidden, weave=weave)  # type: ignore[assignment]
+    with pytest.raises(Unavailable, match="backend broken makes wrong bits in F32") as caught:
+        engine.check_ready()
+    assert caught.value.code == "wrong_bits"
+
+
+async def read(engine: Engine, request: FabricateRequest) -> bytes:
+    fabrication = await engine.fabricate(request)
+    async with aclosing(fabrication.tiles()) as tiles:
+        return b"".join([bytes(tile) async for tile in tiles])
+
+
+@pytest.mark.parametrize(("offset", "length"), [(0, None), (0, 100), (77, None), (3_999_999, 5), (4_000_100, 0)])
+def test_any_part_of_a_file_is_that_part_of_the_whole(engine: Engine, offset: int, length: int | None) -> None:
+    whole = asyncio.run(read(engine, FabricateRequest(SPEC, W)))
+    part = asyncio.run(read(engine, FabricateRequest(SPEC, W, offset=offset, length=length)))
+    assert part == whole[offset : None if length is None else offset + length]
+
+
+def test_limits_and_ranges_are_checked_before_anything_is_made(engine: Engine) -> None:
+    many = FabricateRequest(SPEC, {"t": np.ones((2, 4))})
+    with pytest.raises(LimitExceeded, match=r"expected at most 5000000 \(setting max_output_bytes\)"):
+        engine.plan(many)
+    part = FabricateRequest(SPEC, {"t": np.ones((2, 4))}, offset=3_500_000)
+    assert engine.plan(part).size < 5_000_000
+    with pytest.raises(InvalidSelection, match="offset"):
+        engine.plan(FabricateRequest(SPEC, W, offset=4_001_000))
+    with pytest.raises(InvalidSelection, match="length"):
+        engine.plan(FabricateRequest(SPEC, W, offset=4_000_000, length=10_000))
+
+
+def test_models_by_name_and_by_digest(engine: Engine) -> None:
+    asyncio.run(engine.create_model(SPEC))
+    inline = asyncio.run(read(engine, FabricateRequest(SPEC, W)))
+    assert asyncio.run(read(engine, FabricateRequest("m", W))) == inline
+    assert asyncio.run(read(engine, FabricateRequest(SPEC.digest, W))) == inline
+    with pytest.raises(NotFound, match="'nope'"):
+        asyncio.run(read(engine, FabricateRequest("nope", W)))
+
+
+def test_a_model_of_very_many_tensors_streams_in_short_tiles(engine: Engine) -> None:
+    tensors = [{"name": f"t{i}", "shape": [2], "kind": "constant", "value": "ones"} for i in range(3000)]
+    spec = ModelSpec.from_value({"name": "many", "seed": 1, "tensors": tensors})
+    fabrication = engine.plan(FabricateRequest(spec))
+    cuts = [len(fabrication.file.header)]
+    while cuts[-1] < fabrication.file.size:
+        cuts.append(fabrication.file.next_cut(cuts[-1]))
+    assert len(cuts) > 10
+    assert len(asyncio.run(read(engine, FabricateRequest(spec)))) == fabrication.file.size

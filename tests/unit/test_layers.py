@@ -1,0 +1,49 @@
+"""Who may import whom: the architecture, as a test."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import weightloom
+
+ROOT = Path(weightloom.__file__).parent
+LAYERS = {
+    "errors": set(),
+    "fabric": {"errors"},
+    "registry": {"errors", "fabric"},
+    "requests": {"errors", "fabric"},
+    "engine": {"errors", "fabric", "registry", "requests"},
+    "rest": {"errors", "fabric", "registry", "requests", "engine", "settings"},
+    "cli": {"errors", "fabric", "registry", "requests", "engine", "settings", "main"},
+}
+
+
+def imports_of(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_a_layer_imports_only_the_layers_below_it(layer: str) -> None:
+    files = list((ROOT / layer).rglob("*.py")) or [ROOT / f"{layer}.py"]
+    parts = {tuple(name.split(".")) for file in files for name in imports_of(file)}
+    used = {name[1] for name in parts if name[0] == "weightloom" and len(name) > 1 and (ROOT / name[1]).exists()}
+    assert used - {layer} <= LAYERS[layer]
+
+
+IMPORTS = "import sys, weightloom.fabric, weightloom_client; print(*sys.modules)"
+HEAVY = {"torch", "fastapi", "starlette", "uvicorn", "sqlite3", "numba", "grpc", "matplotlib", "pydantic_settings"}
+
+
+def test_the_fabric_and_the_client_import_nothing_heavy() -> None:
+    loaded = subprocess.run([sys.executable, "-c", IMPORTS], capture_output=True, text=True, check=True).stdout.split()
+    assert not HEAVY & {name.partition(".")[0] for name in loaded}
