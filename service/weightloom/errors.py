@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import ClassVar
 
 __all__ = [
     "Conflict",
@@ -55,15 +56,20 @@ class Violation:
 
 
 class WeightloomError(Exception):
-    """Base of all errors. ``code`` names the kind of error for programs, ``violations`` the fields for people."""
+    """Base of all errors. ``code`` names the kind of error for programs, ``violations`` the fields for people.
 
-    code = "internal"
+    Each class lists its codes, the first being its default; docs/errors.md is generated from these lists.
+    """
+
+    codes: ClassVar[dict[str, str]] = {"internal": "The server failed; its log has the cause."}
 
     def __init__(self, message: str, *, code: str | None = None, violations: Sequence[Violation] = ()) -> None:
         super().__init__(message)
         self.message = message
-        self.code = code or type(self).code
+        self.code = code or next(iter(self.codes))
         self.violations = tuple(violations)
+        if self.code not in self.codes:
+            raise ValueError(f"{type(self).__name__} has no code {self.code!r}")
 
     @classmethod
     def at(cls, field: str, got: object, expected: str, *, code: str | None = None) -> WeightloomError:
@@ -81,59 +87,80 @@ def shorten(value: object) -> str:
 class InvalidInput(WeightloomError):
     """A field of the request is wrong; the same request will fail again."""
 
-    code = "invalid_request"
+    codes: ClassVar = {"invalid_request": "A field is unknown, missing or of the wrong type."}
 
 
 class MalformedBody(InvalidInput):
-    """The body cannot be read: not JSON (``malformed_json``) or not safetensors (``malformed_safetensors``)."""
+    """The body cannot be read at all."""
 
-    code = "malformed_json"
+    codes: ClassVar = {
+        "malformed_json": "The body is not JSON.",
+        "malformed_safetensors": "The body is not a safetensors file: truncated, overlapping, or against the format.",
+    }
 
 
 class InvalidSpec(InvalidInput):
     """A model or tensor spec breaks a rule or a limit of the format."""
 
-    code = "invalid_spec"
+    codes: ClassVar = {"invalid_spec": "A field of a model or tensor spec breaks a rule or a limit."}
 
 
 class InvalidW(InvalidInput):
-    """``w_missing``, ``w_unexpected``, ``w_wrong_length``, ``w_wrong_type``, ``w_wrong_dtype`` or
-    ``w_not_finite``."""
+    """A w does not fit the model."""
 
-    code = "w_wrong_length"
+    codes: ClassVar = {
+        "w_wrong_length": "A w has another length (or number of dimensions) than its tensor's l.",
+        "w_missing": "A tensor that is to be made takes a w, and none came.",
+        "w_unexpected": "A w came for a tensor that the model does not have, or that takes none.",
+        "w_wrong_type": "A w holds something that is not a number.",
+        "w_wrong_dtype": "A w in a safetensors body is not F64, F32, F16 or BF16.",
+        "w_not_finite": "A w holds NaN or infinity, or a number beyond float32.",
+    }
 
 
 class InvalidSelection(InvalidInput):
-    """``dtype_unknown``, ``tensor_unknown``, ``rows_out_of_range`` or ``offset_out_of_range``."""
+    """What is to be made of the model does not exist."""
 
-    code = "tensor_unknown"
+    codes: ClassVar = {
+        "tensor_unknown": "A name in `tensors` or `rows` is not one of the model's (or not selected).",
+        "dtype_unknown": "`dtype` is not F32, F16 or BF16.",
+        "rows_out_of_range": "`rows` reach outside of the tensor, or are empty.",
+        "offset_out_of_range": "`offset` or `length` reach outside of the file.",
+    }
 
 
 class LimitExceeded(WeightloomError):
-    """``body_too_large`` or ``output_too_large``: a documented limit of this server."""
+    """A documented limit of this server; the message names the setting."""
 
-    code = "output_too_large"
+    codes: ClassVar = {
+        "output_too_large": "The response would be longer than `max_output_bytes`, or no reader could hold the file.",
+        "body_too_large": "The request is longer than `max_request_bytes`.",
+    }
 
 
 class NotFound(WeightloomError):
     """No model of this name or digest."""
 
-    code = "model_not_found"
+    codes: ClassVar = {"model_not_found": "No model has this name or digest."}
 
 
 class Conflict(WeightloomError):
     """Another model already has this name; models are immutable."""
 
-    code = "model_conflict"
+    codes: ClassVar = {"model_conflict": "Another model already has this name; models are immutable."}
 
 
 class PreconditionFailed(WeightloomError):
     """If-Match names another file than the one this request makes."""
 
-    code = "etag_mismatch"
+    codes: ClassVar = {"etag_mismatch": "If-Match names another file than the one that this request makes."}
 
 
 class Unavailable(WeightloomError):
-    """Not ready, or the registry cannot be read or written at the moment."""
+    """Not ready, or something that is needed cannot be used at the moment."""
 
-    code = "registry_unavailable"
+    codes: ClassVar = {
+        "registry_unavailable": "The registry cannot be read or written; the message says why.",
+        "wrong_bits": "The known answer does not come out right: this machine must not serve.",
+        "missing_extra": "A package is needed that is not installed (command line only).",
+    }

@@ -36,7 +36,7 @@ def serve(settings: Settings) -> None:
         check_known_answer(
             engine.backend
         )  # compiles the kernels (or loads them from the cache) before the first request
-        log.info("the known answer is right: backend %s, %d threads", engine.backend.NAME, settings.threads)
+        log.info("the known answer is right; %d threads", settings.threads)
         _Server(_config(build_app(engine, settings), settings)).run()
     finally:
         engine.close()

@@ -29,8 +29,11 @@ class Settings(BaseSettings):
         "auto", description="Arithmetic; auto takes numba where it is installed. All give the same bits."
     )
     threads: int = Field(default_factory=available_cores, ge=1, le=1024, description="Tile workers; one per core.")
+    tile_bytes: int = Field(
+        1 << 20, ge=1 << 12, le=1 << 26, description="Output of one tile, the unit of work, in bytes."
+    )
     tile_window: int = Field(
-        4, ge=1, le=64, description="Tiles of about 1 MiB in flight per stream: the bound on a stream's memory."
+        4, ge=1, le=64, description="Tiles in flight per stream; tile_bytes × tile_window bounds a stream's memory."
     )
     max_request_bytes: int = Field(64 << 20, ge=1, description="Largest request body, in bytes.")
     max_output_bytes: int = Field(1 << 40, ge=1, description="Most bytes that one response may send.")
@@ -47,4 +50,4 @@ class Settings(BaseSettings):
     @property
     def engine_limits(self) -> EngineLimits:
         """The part of the settings that the engine obeys."""
-        return EngineLimits(self.threads, self.tile_window, self.max_output_bytes)
+        return EngineLimits(self.threads, self.tile_bytes, self.tile_window, self.max_output_bytes)

@@ -14,7 +14,6 @@ from weightloom.engine.limits import EngineLimits
 from weightloom.engine.tiles import TileScheduler, TileStream
 from weightloom.errors import LimitExceeded
 from weightloom.fabric import Backend, ModelSpec, VirtualFile
-from weightloom.fabric.virtual_file import TILE_BYTES
 from weightloom.registry import ModelSummary, Registry
 from weightloom.requests import FabricateRequest
 
@@ -41,7 +40,7 @@ class Fabrication:
         return self.stop - self.start
 
     def tiles(self) -> AsyncGenerator[memoryview, None]:
-        """The bytes in order, in read-only views of at most about 1 MiB. Close it when it is not read to its end."""
+        """The bytes in order, in read-only views of at most ``tile_bytes``. Close it when it is not read to its end."""
         return self.engine.stream(self)
 
 
@@ -51,7 +50,7 @@ class Engine:
     def __init__(self, registry: Registry, backend: Backend, limits: EngineLimits) -> None:
         self.registry, self.backend, self.limits = registry, backend, limits
         self._scheduler = TileScheduler(limits.threads)
-        self._buffers = TileBuffers(TILE_BYTES, kept=limits.threads + limits.tile_window)
+        self._buffers = TileBuffers(limits.tile_bytes, kept=limits.threads + limits.tile_window)
 
     async def create_model(self, spec: ModelSpec) -> tuple[ModelSummary, bool]:
         """Register a model; False where the same one was there already. Raises Conflict, Unavailable."""
@@ -122,6 +121,7 @@ class Engine:
             fabrication.stop,
             scheduler=self._scheduler,
             buffers=self._buffers,
+            tile_bytes=self.limits.tile_bytes,
             window=self.limits.tile_window,
         )
         try:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 
+from weightloom.fabric.virtual_file import TILE_BYTES
+
 __all__ = ["EngineLimits", "available_cores"]
 
 
@@ -15,8 +17,13 @@ def available_cores() -> int:
 
 @dataclass(frozen=True)
 class EngineLimits:
-    """threads: tile workers. tile_window: tiles in flight per stream. max_output_bytes: of one response."""
+    """What the settings of the same names bound.
+
+    threads: tile workers. tile_bytes: output of a tile. tile_window: tiles in flight per stream; a stream holds at most
+    tile_bytes x tile_window, beside what its transport buffers. max_output_bytes: of one response.
+    """
 
     threads: int = field(default_factory=available_cores)
+    tile_bytes: int = TILE_BYTES
     tile_window: int = 4
     max_output_bytes: int = 1 << 40

@@ -84,10 +84,19 @@ class TileStream:
     """
 
     def __init__(
-        self, file: VirtualFile, start: int, stop: int, *, scheduler: TileScheduler, buffers: TileBuffers, window: int
+        self,
+        file: VirtualFile,
+        start: int,
+        stop: int,
+        *,
+        scheduler: TileScheduler,
+        buffers: TileBuffers,
+        tile_bytes: int,
+        window: int,
     ) -> None:
         self._file, self._next, self._stop = file, start, stop
-        self._scheduler, self._buffers, self._window = scheduler, buffers, window
+        self._scheduler, self._buffers = scheduler, buffers
+        self._tile_bytes, self._window = tile_bytes, window
         self._in_flight: deque[asyncio.Future[memoryview]] = deque()
         self._loop = asyncio.get_running_loop()
         self._closed = False
@@ -114,7 +123,7 @@ class TileStream:
 
     def _fill_window(self) -> None:
         while not self._closed and self._next < self._stop and len(self._in_flight) < self._window:
-            end = min(self._stop, self._file.next_cut(self._next))
+            end = min(self._stop, self._file.next_cut(self._next, self._tile_bytes))
             future: asyncio.Future[memoryview] = self._loop.create_future()
             self._in_flight.append(future)
             self._scheduler.submit(self, partial(self._make, self._next, end, future))

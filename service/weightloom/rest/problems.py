@@ -25,7 +25,7 @@ STATUS: dict[type[errors.WeightloomError], int] = {
     errors.Unavailable: 503,
     errors.WeightloomError: 500,
 }
-ROUTING_CODES = {404: "route_not_found", 405: "method_not_allowed", 415: "unsupported_media_type"}
+ROUTING_CODES = {404: "route_not_found", 405: "method_not_allowed", 415: "unsupported_media_type"}  # by status
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +60,6 @@ def problem_of(error: Exception) -> tuple[int, bytes]:
     if isinstance(error, RequestValidationError):
         violations = violations_of(error.errors())
         detail = "; ".join(map(str, violations))
-        return 422, problem(422, errors.InvalidInput.code, detail, violations)
+        return 422, problem(422, "invalid_request", detail, violations)
     log.error("a request failed for a reason that no error class covers", exc_info=error)
     return 500, problem(500, "internal", "the server failed; its log has the cause")

@@ -22,7 +22,15 @@ from weightloom.settings import Settings
 __all__ = ["status_router"]
 
 PAGE = Template(files("weightloom.rest").joinpath("index.html").read_text(encoding="utf-8"))
-LIMITS = ("threads", "tile_window", "max_request_bytes", "max_output_bytes", "max_page", "shutdown_seconds")
+LIMITS = (
+    "threads",
+    "tile_bytes",
+    "tile_window",
+    "max_request_bytes",
+    "max_output_bytes",
+    "max_page",
+    "shutdown_seconds",
+)
 
 
 def status_router(engine: Engine, settings: Settings) -> APIRouter:

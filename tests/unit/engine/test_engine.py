@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from weightloom.engine import Engine, EngineLimits
 from weightloom.engine.known_answer import check_known_answer
 from weightloom.errors import InvalidSelection, LimitExceeded, NotFound, Unavailable
-from weightloom.fabric import Backend, ModelSpec, load_backend
+from weightloom.fabric import Backend, ModelSpec, VirtualFile, load_backend
 from weightloom.registry import SqliteRegistry
 from weightloom.requests import FabricateRequest
 
@@ -57,6 +59,30 @@ def test_any_part_of_a_file_is_that_part_of_the_whole(engine: Engine, offset: in
     whole = asyncio.run(read(engine, FabricateRequest(SPEC, W)))
     part = asyncio.run(read(engine, FabricateRequest(SPEC, W, offset=offset, length=length)))
     assert part == whole[offset : None if length is None else offset + length]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    threads=st.integers(1, 5),
+    window=st.integers(1, 9),
+    tile_bytes=st.sampled_from([4096, 10_000, 65536, 1 << 20]),
+    batch=st.integers(1, 4),
+    start=st.floats(0, 1),
+)
+def test_any_window_any_threads_any_tile_and_any_batch_give_the_bytes_of_the_whole(
+    threads: int, window: int, tile_bytes: int, batch: int, start: float
+) -> None:
+    spec = ModelSpec.from_value({"name": "m", "seed": 2, "tensors": [{"name": "t", "shape": [201, 103], "l": 4}]})
+    w = {"t": np.random.default_rng(batch).standard_normal((batch, 4))}
+    made = Engine(SqliteRegistry(None), load_backend(), EngineLimits(threads, tile_bytes, window))
+    try:
+        file = VirtualFile(spec, w)
+        offset = int(start * file.size)
+        assert asyncio.run(read(made, FabricateRequest(spec, w, offset=offset))) == file.read(
+            offset, file.size - offset
+        )
+    finally:
+        made.close()
 
 
 def test_limits_and_ranges_are_checked_before_anything_is_made(engine: Engine) -> None:

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from weightloom.engine.buffers import TileBuffers
 from weightloom.engine.tiles import TileScheduler, TileStream
-from weightloom.fabric.virtual_file import TILE_BYTES
 
 
 @pytest.fixture
@@ -29,7 +28,7 @@ class SlowFile:
         self.made: list[int] = []
         self.permits = threading.Semaphore(0)
 
-    def next_cut(self, offset: int) -> int:
+    def next_cut(self, offset: int, tile_bytes: int) -> int:
         return offset // 16 * 16 + 16
 
     def read_into(self, offset: int, out: Any) -> None:
@@ -41,8 +40,8 @@ class SlowFile:
 
 
 def stream_of(file: Any, scheduler: TileScheduler, window: int = 3) -> TileStream:
-    buffers = TileBuffers(TILE_BYTES, kept=2)
-    return TileStream(file, 0, file.size, scheduler=scheduler, buffers=buffers, window=window)
+    buffers = TileBuffers(4096, kept=2)
+    return TileStream(file, 0, file.size, scheduler=scheduler, buffers=buffers, tile_bytes=4096, window=window)
 
 
 def test_streams_take_turns(scheduler: TileScheduler) -> None:

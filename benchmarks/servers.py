@@ -1,0 +1,130 @@
+"""Servers as processes of their own on free ports: weightloom, nginx, and bare ASGI applications under uvicorn."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["NO_NGINX", "Server", "bare_uvicorn", "nginx", "nginx_program", "weightloom"]
+
+HERE = Path(__file__).resolve().parent
+SERVE = "from weightloom.main import serve; from weightloom.settings import Settings; serve(Settings())"
+NO_NGINX = "nginx is missing, so this part is skipped; apt-get install nginx-light gives it"
+TICKS = os.sysconf("SC_CLK_TCK")
+CONFIG = """
+daemon off; master_process off; pid {folder}/pid; error_log stderr error;
+events {{ worker_connections 64; }}
+http {{
+    access_log off; sendfile on; default_type application/octet-stream;
+    client_body_temp_path {folder}; proxy_temp_path {folder}; fastcgi_temp_path {folder};
+    uwsgi_temp_path {folder}; scgi_temp_path {folder};
+    server {{ listen 127.0.0.1:{port}; root {folder}; }}
+}}
+"""
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running server process."""
+
+    pid: int
+    port: int
+
+    @property
+    def cpu_seconds(self) -> tuple[float, float]:
+        """CPU time of all its threads so far, user and system."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return int(fields[11]) / TICKS, int(fields[12]) / TICKS
+
+    def memory_mib(self, field: str = "VmRSS") -> float:
+        """A line of /proc/PID/status in MiB: VmRSS is the memory now, VmHWM its peak."""
+        text = Path(f"/proc/{self.pid}/status").read_text()
+        return int(text.split(f"{field}:")[1].split()[0]) / 1024
+
+    def reset_peak(self) -> None:
+        """Let VmHWM begin anew."""
+        Path(f"/proc/{self.pid}/clear_refs").write_text("5")
+
+
+@contextmanager
+def weightloom(settings: Mapping[str, object] | None = None) -> Iterator[Server]:
+    """Our server on an empty registry; ``settings`` by name, in capital letters."""
+    with tempfile.TemporaryDirectory() as folder:
+        own = {"DATA_DIR": folder, "LOG_LEVEL": "warning", "SHUTDOWN_SECONDS": 1} | dict(settings or {})
+        port = _free_port()
+        environment = {f"WEIGHTLOOM_{name}": str(value) for name, value in (own | {"PORT": port}).items()}
+        with _running([sys.executable, "-c", SERVE], port, "/readyz", environment) as server:
+            yield server
+
+
+@contextmanager
+def bare_uvicorn(app: str, body_bytes: int) -> Iterator[Server]:
+    """An application of apps.py under the same uvicorn as ours."""
+    port = _free_port()
+    command = [sys.executable, "-m", "uvicorn", f"apps:{app}", "--app-dir", str(HERE), "--port", str(port)]
+    command += ["--loop", "uvloop", "--http", "httptools", "--no-access-log", "--log-level", "warning"]
+    with _running(command, port, "/", {"BENCHMARK_BODY_BYTES": str(body_bytes)}) as server:
+        yield server
+
+
+@contextmanager
+def nginx(files: Mapping[str, bytes]) -> Iterator[Server]:
+    """nginx that sends ``files`` from the page cache with sendfile."""
+    with tempfile.TemporaryDirectory() as folder:
+        port = _free_port()
+        for name, content in files.items():
+            (Path(folder) / name).write_bytes(content)
+        config = Path(folder) / "nginx.conf"
+        config.write_text(CONFIG.format(folder=folder, port=port))
+        command = [str(nginx_program()), "-p", folder, "-c", str(config), "-e", "stderr"]
+        with _running(command, port, "/" + next(iter(files)), {}) as server:
+            yield server
+
+
+def nginx_program() -> str | None:
+    """Where nginx is, or None."""
+    return shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
+
+
+@contextmanager
+def _running(command: list[str], port: int, path: str, environment: Mapping[str, str]) -> Iterator[Server]:
+    process = subprocess.Popen(command, env={**os.environ, **environment}, cwd=tempfile.gettempdir())
+    try:
+        _wait(process, f"http://127.0.0.1:{port}{path}")
+        yield Server(process.pid, port)
+    finally:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _wait(process: subprocess.Popen[bytes], url: str, seconds: float = 120) -> None:
+    """Until the server answers; a first start compiles kernels, which takes half a minute."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and process.poll() is None:
+        try:
+            urllib.request.urlopen(url, timeout=10).close()
+        except OSError:
+            time.sleep(0.05)
+        else:
+            return
+    raise RuntimeError(f"no answer from {url}; the process returned {process.poll()}")
+
+
+def _free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])

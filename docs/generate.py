@@ -1,0 +1,76 @@
+"""Writes the parts of docs/ that repeat what the code says (``make docs``); a test fails where it was forgotten."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from weightloom import errors
+from weightloom.rest.problems import ROUTING_CODES, STATUS
+from weightloom.settings import Settings
+
+DOCS = Path(__file__).parent
+SETTINGS_HEAD = """# Settings
+
+Generated from `service/weightloom/settings.py` by `make docs`.
+
+Each is an environment variable and an option of `weightloom serve` (`max_page`: `--max-page`); the option wins.
+`GET /v1/info` shows the limits that a running server obeys. Limits of the model format itself (2^48 elements in a
+tensor, r ≤ 4096, l and hidden_dim ≤ 2^20, l·r and hidden_dim·r ≤ 2^28, 100,000 tensors) are part of the contract and
+not settings.
+
+| setting | environment | default | what it does |
+|---|---|---|---|
+"""
+ERRORS_HEAD = """# Errors
+
+Generated from `service/weightloom/errors.py` by `make docs`.
+
+Every error is an `application/problem+json` document (RFC 9457): `type`, `title`, `status`, `detail`, a stable `code`,
+and for wrong fields `errors`, a list of `field`, `got` and `expected`. Errors are sent before the first byte of a 200;
+should a stream fail later, the connection is cut, so that the body is short and never wrong.
+
+| code | status | meaning |
+|---|---|---|
+"""
+ROUTING = {
+    "route_not_found": "There is nothing at this path.",
+    "method_not_allowed": "The path does not take this method.",
+    "unsupported_media_type": "POST /fabricate takes application/json and application/octet-stream.",
+}
+
+
+def settings_page() -> str:
+    """docs/settings.md."""
+    return SETTINGS_HEAD + "".join(f"| {' | '.join(row)} |\n" for row in _settings())
+
+
+def _settings() -> Iterator[tuple[str, ...]]:
+    for name, field in Settings.model_fields.items():
+        default = "number of cores" if field.default_factory else f"`{field.default}`"
+        yield f"`{name}`", f"`WEIGHTLOOM_{name.upper()}`", default, str(field.description)
+
+
+def errors_page() -> str:
+    """docs/errors.md."""
+    return ERRORS_HEAD + "".join(f"| `{code}` | {status} | {text} |\n" for status, code, text in sorted(_errors()))
+
+
+def _errors() -> Iterator[tuple[int, str, str]]:
+    for kind in (errors.WeightloomError, *_subclasses(errors.WeightloomError)):
+        status = next(STATUS[base] for base in kind.__mro__ if base in STATUS)
+        yield from ((status, code, text) for code, text in kind.codes.items())
+    yield from ((status, code, ROUTING[code]) for status, code in ROUTING_CODES.items())
+
+
+def _subclasses(kind: type[errors.WeightloomError]) -> Iterator[type[errors.WeightloomError]]:
+    for subclass in kind.__subclasses__():
+        yield subclass
+        yield from _subclasses(subclass)
+
+
+PAGES = {"settings.md": settings_page, "errors.md": errors_page}
+
+if __name__ == "__main__":
+    for name, page in PAGES.items():
+        (DOCS / name).write_text(page(), encoding="utf-8")

@@ -1,0 +1,87 @@
+"""The README and the documents beside it do what they say."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support.server import Server
+from weightloom.requests.json_form import ByModel, Inline
+
+ROOT = Path(__file__).parents[2]
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+
+
+def shell(script: str, folder: Path) -> None:
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    command = ["bash", "-euo", "pipefail", "-c", script]
+    done = subprocess.run(command, cwd=folder, env=os.environ | {"PATH": path}, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+
+
+def test_every_command_and_program_of_the_readme_works(server: Server, tmp_path: Path) -> None:
+    """Run in order, as a reader would, in a folder that has the examples."""
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    for script in blocks("bash"):
+        shell(script.replace("http://localhost:8000", server.url), tmp_path)
+    (program,) = blocks("python")
+    shown = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "layers.0.weight (64, 32) torch.float32" in shown.stdout
+    assert (tmp_path / "W.png").stat().st_size > 10_000
+    server.request("DELETE", "/v1/models/demo/mlp")
+
+
+DOCUMENTS = [
+    "README.md",
+    "ARCHITECTURE.md",
+    "CONTRIBUTING.md",
+    *(f"docs/{path.name}" for path in ROOT.glob("docs/*.md")),
+]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_link_leads_somewhere(document: str) -> None:
+    file = ROOT / document
+    for target in re.findall(r"\]\(([^)#]+)\)", file.read_text()):
+        assert target.startswith("http") or (file.parent / target).exists(), target
+
+
+def test_the_architecture_names_every_package_and_no_other() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    packages = {path.parent.name for path in (ROOT / "service/weightloom").glob("*/__init__.py")}
+    assert packages == set(re.findall(r"^      (\w+)/ ", text, re.MULTILINE)) | {"cli"}
+    for file in re.findall(r"\b(\w+\.py)\b", text):
+        assert list(ROOT.rglob(file)), file
+
+
+def test_generated_pages_are_up_to_date() -> None:
+    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs/generate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    generate = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(generate)
+    for name, page in generate.PAGES.items():
+        assert (ROOT / "docs" / name).read_text() == page(), f"{name}: run make docs"
+
+
+def test_the_grpc_contract_has_every_field_of_the_json_request() -> None:
+    text = (ROOT / "proto/weightloom_proto/v1/fabrication.proto").read_text()
+    message = text[text.index("message FabricateRequest") :].split("\n}\n")[0]
+    fields = set(re.findall(r"(\w+) = \d+;", message))
+    assert set(ByModel.model_fields) | (set(Inline.model_fields) - {"name", "seed"}) <= fields
+
+
+def test_no_file_names_a_place_of_one_machine() -> None:
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in listed.splitlines():
+        text = (ROOT / name).read_text(errors="ignore") if (ROOT / name).exists() else ""
+        assert not re.search(r"/(root|home/\w+|work/main)/", text), name

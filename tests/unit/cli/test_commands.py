@@ -1,0 +1,182 @@
+"""The command line as a user types it, run in this process."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.numpy
+import safetensors.torch
+from support.server import Server
+from weightloom.cli import main
+
+MODEL = {
+    "name": "demo/mlp",
+    "seed": 7,
+    "tensors": [
+        {"name": "t", "shape": [40, 30], "l": 3, "r": 2},
+        {"name": "b", "shape": [4], "kind": "identity"},
+        {"name": "one", "shape": [2, 3], "kind": "constant", "value": "eye"},
+    ],
+}
+W = {"t": [0.5, -1.0, 2.0], "b": [1.0, 2.0, 3.0, 4.0]}
+
+
+class Shell:
+    """A folder with the files of the examples, and a way to run commands in it."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        self.folder, self._monkeypatch, self._capsys = folder, monkeypatch, capsys
+        monkeypatch.chdir(folder)
+        (folder / "model.json").write_text(json.dumps(MODEL))
+        (folder / "w.json").write_text(json.dumps(W))
+        (folder / "request.json").write_text(json.dumps(MODEL | {"w": W}))
+        arrays = {name: np.array(value, np.float32) for name, value in W.items()}
+        (folder / "w.safetensors").write_bytes(safetensors.numpy.save(arrays))
+
+    def run(self, *arguments: object, exit_code: int = 0) -> str:
+        """Standard output and error together."""
+        self._monkeypatch.setattr("sys.argv", ["weightloom", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        shown = self._capsys.readouterr()
+        assert ended.value.code == exit_code, shown.out + shown.err
+        return shown.out + shown.err
+
+    def file(self, name: str = "a.safetensors") -> dict[str, Any]:
+        """A file's tensors."""
+        return safetensors.torch.load_file(self.folder / name)
+
+
+@pytest.fixture
+def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Shell:
+    return Shell(tmp_path, monkeypatch, capsys)
+
+
+def test_fabricate_takes_a_request_or_a_model_and_w(shell: Shell) -> None:
+    shell.run("fabricate", "request.json", "-o", "a.safetensors")
+    shell.run("fabricate", "--model", "model.json", "--w", "w.json", "-o", "b.safetensors")
+    shell.run("fabricate", "-m", "model.json", "-w", "w.safetensors", "-o", "c.safetensors")
+    shell.run("models", "create", "model.json")
+    shell.run("fabricate", "-m", "demo/mlp", "-w", "w.json", "-o", "d.safetensors")
+    made = [(shell.folder / f"{name}.safetensors").read_bytes() for name in "abcd"]
+    assert made[0] == made[1] == made[2] == made[3]
+    assert shell.file()["b"].tolist() == W["b"]
+
+
+def test_options_choose_dtype_tensors_and_rows(shell: Shell) -> None:
+    options = ["--dtype", "BF16", "--tensor", "t", "--rows", "t=5:9"]
+    shell.run("fabricate", "request.json", "-o", "a.safetensors", *options)
+    shell.run("fabricate", "request.json", "-o", "whole.safetensors", "--dtype", "BF16")
+    part, whole = shell.file(), shell.file("whole.safetensors")
+    assert list(part) == ["t"]
+    assert (part["t"] == whole["t"][5:9]).all()
+
+
+def test_a_failed_fabrication_leaves_no_file_and_keeps_the_old_one(shell: Shell) -> None:
+    (shell.folder / "a.safetensors").write_text("old")
+    before = sorted(path.name for path in shell.folder.iterdir())
+    shown = shell.run("fabricate", "request.json", "-o", "a.safetensors", "--tensor", "nope", exit_code=1)
+    assert shown.startswith("error: tensors: got 'nope'")
+    assert sorted(path.name for path in shell.folder.iterdir()) == before
+    assert (shell.folder / "a.safetensors").read_text() == "old"
+
+
+def test_a_server_gives_the_same_file(shell: Shell, server: Server) -> None:
+    shell.run("fabricate", "request.json", "-o", "a.safetensors", "--rows", "t=1:20")
+    shell.run("fabricate", "request.json", "-o", "b.safetensors", "--rows", "t=1:20", "--url", server.url)
+    assert (shell.folder / "a.safetensors").read_bytes() == (shell.folder / "b.safetensors").read_bytes()
+    shown = shell.run("fabricate", "request.json", "-o", "c", "--url", server.url, "--rows", "t=1:99", exit_code=1)
+    assert "422 rows_out_of_range" in shown
+    unreachable = shell.run("models", "list", "--url", "http://127.0.0.1:1", exit_code=1)
+    assert "does not answer" in unreachable
+
+
+@pytest.mark.parametrize("remote", [False, True])
+def test_models_are_created_listed_shown_and_deleted(shell: Shell, server: Server, remote: bool) -> None:
+    at = ["--url", server.url] if remote else []
+    created = shell.run("models", "create", "model.json", *at)
+    assert "only 2 degrees of freedom although its w has 3 numbers" in created
+    assert "demo/mlp" in shell.run("models", "list", *at)
+    shown = json.loads(shell.run("models", "show", "demo/mlp", *at))
+    assert shown["digest"] in created
+    assert "demo/mlp" in shell.run("inspect", "demo/mlp", *at)
+    shell.run("models", "delete", shown["digest"], *at)
+    missing = shell.run("models", "show", "demo/mlp", *at, exit_code=1)
+    assert "no model has the name or digest 'demo/mlp'" in missing
+
+
+def test_a_missing_registry_is_told(shell: Shell) -> None:
+    assert "there is no registry at data/registry.sqlite3" in shell.run("models", "list", exit_code=1)
+    assert not (shell.folder / "data").exists()
+
+
+@pytest.mark.parametrize("dtype", ["F32", "F16", "BF16"])
+def test_verify_finds_one_wrong_bit(shell: Shell, dtype: str) -> None:
+    shell.run("fabricate", "request.json", "-o", "a.safetensors", "--dtype", dtype)
+    assert "bit-equal: 3 tensors, all" in shell.run("verify", "a.safetensors", "request.json", "--full")
+    assert "bit-equal" in shell.run("verify", "a.safetensors", "-m", "model.json", "-w", "w.json")
+    data = bytearray((shell.folder / "a.safetensors").read_bytes())
+    data[-1200] ^= 1
+    (shell.folder / "a.safetensors").write_bytes(data)
+    shown = shell.run("verify", "a.safetensors", "request.json", "--full", exit_code=1)
+    assert shown.startswith("not equal: tensor 't' differs at [")
+    assert "model and w give" in shown
+
+
+def test_verify_takes_files_that_others_have_written(shell: Shell) -> None:
+    """The same tensors in another order under another header: it is the tensors that count."""
+    shell.run("fabricate", "request.json", "-o", "a.safetensors")
+    safetensors.torch.save_file(shell.file(), shell.folder / "b.safetensors")
+    assert "bit-equal: 3 tensors" in shell.run("verify", "b.safetensors", "request.json")
+    part = {"t": shell.file()["t"]}
+    safetensors.torch.save_file(part, shell.folder / "c.safetensors")
+    assert "bit-equal: 1 tensors" in shell.run("verify", "c.safetensors", "request.json")
+
+
+def test_verify_tells_other_shapes_and_dtypes(shell: Shell) -> None:
+    shell.run("fabricate", "request.json", "-o", "a.safetensors", "--rows", "t=0:3")
+    shown = shell.run("verify", "a.safetensors", "request.json", exit_code=1)
+    assert "shape [3, 30], expected shape [40, 30]" in shown
+    assert "bit-equal" in shell.run("verify", "a.safetensors", "request.json", "--rows", "t=0:3")
+    (shell.folder / "b.safetensors").write_bytes(b"no such file")
+    assert "error: " in shell.run("verify", "b.safetensors", "request.json", exit_code=1)
+
+
+def test_inspect_shows_files_and_models(shell: Shell) -> None:
+    shell.run("fabricate", "request.json", "-o", "a.safetensors")
+    of_file = shell.run("inspect", "a.safetensors")
+    assert "demo/mlp" in of_file
+    assert "[40, 30]" in of_file
+    for target in ("model.json", "request.json"):
+        of_model = shell.run("inspect", target)
+        assert "seed 7" in of_model
+        assert "only 2 degrees of freedom" in of_model
+        assert "4,840 bytes as F32" in of_model
+
+
+@pytest.mark.parametrize("target", ["a.safetensors", "model.json", "request.json"])
+def test_inspect_draws_pictures(shell: Shell, target: str) -> None:
+    shell.run("fabricate", "request.json", "-o", "a.safetensors")
+    assert "p.png: 3 tensors drawn" in shell.run("inspect", target, "--plot", "p.png")
+    assert (shell.folder / "p.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_requests_that_make_no_sense_are_told(shell: Shell) -> None:
+    assert "expected a JSON request, or --model" in shell.run("fabricate", "-o", "x", exit_code=1)
+    assert "No such file" in shell.run("fabricate", "nope.json", "-o", "x", exit_code=1)
+    (shell.folder / "bad.json").write_text("{")
+    assert "not JSON" in shell.run("fabricate", "bad.json", "-o", "x", exit_code=1)
+    assert "not JSON" in shell.run("inspect", "bad.json", exit_code=1)
+    assert "weightloom 0" in shell.run("--version")
+
+
+def test_serve_has_an_option_for_every_setting(shell: Shell) -> None:
+    from weightloom.settings import Settings
+
+    shown = shell.run("serve", "--help")
+    for name in Settings.model_fields:
+        assert f"--{name.replace('_', '-')}" in shown

@@ -1,0 +1,116 @@
+"""The client against a real server behind a connection that breaks."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import socket
+import threading
+from collections.abc import Iterator
+from io import BytesIO
+from typing import Any
+from urllib.parse import urlparse
+
+import numpy as np
+import pytest
+from support.server import Server
+from support.streams import bulk, local_hash
+from weightloom.fabric import ModelSpec
+from weightloom.requests import FabricateRequest, request_to_safetensors
+from weightloom_client import Client, ServerError, ServerUnreachable
+
+
+class CuttingProxy(threading.Thread):
+    """Passes connections on to a server, and cuts each of the first ``cuts`` after so many bytes of its reply."""
+
+    def __init__(self, url: str, after: int, cuts: int) -> None:
+        super().__init__(daemon=True)
+        self.target, self.after, self.cuts, self.connections = urlparse(url).netloc.split(":"), after, cuts, 0
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
+
+    def run(self) -> None:
+        while True:
+            try:
+                client, _ = self.listener.accept()
+            except OSError:
+                return
+            self.connections += 1
+            limit = self.after if self.connections <= self.cuts else None
+            with client, socket.create_connection((self.target[0], int(self.target[1]))) as server:
+                self._pass_on(client, server, limit)
+
+    def _pass_on(self, client: socket.socket, server: socket.socket, limit: int | None) -> None:
+        server.sendall(_whole_request(client))
+        passed = 0
+        while data := server.recv(min(65536, limit - passed) if limit is not None else 65536):
+            client.sendall(data)
+            if (passed := passed + len(data)) == limit:
+                return
+
+
+def _whole_request(client: socket.socket) -> bytes:
+    data = b""
+    while b"\r\n\r\n" not in data:
+        data += client.recv(65536)
+    head, _, body = data.partition(b"\r\n\r\n")
+    left = int(re.search(rb"(?i)content-length: (\d+)", head)[1]) - len(body)  # type: ignore[index]
+    while left > 0:
+        data += (more := client.recv(65536))
+        left -= len(more)
+    return data
+
+
+@pytest.fixture
+def proxy(server: Server, request: pytest.FixtureRequest) -> Iterator[CuttingProxy]:
+    made = CuttingProxy(server.url, after=1_000_000, cuts=request.param)
+    made.start()
+    yield made
+    made.listener.close()
+
+
+def call(request: dict[str, Any]) -> tuple[bytes, dict[str, list[str]]]:
+    spec = ModelSpec.from_value({"name": "inline", "seed": request["seed"], "tensors": request["tensors"]})
+    w = {name: np.array(values) for name, values in request["w"].items()}
+    return request_to_safetensors(FabricateRequest(spec, w))
+
+
+@pytest.mark.parametrize("proxy", [3], indirect=True)
+def test_a_transfer_that_breaks_off_goes_on_at_its_byte(proxy: CuttingProxy) -> None:
+    request, file, seen = bulk(1000), BytesIO(), []
+    with Client(proxy.url) as client:
+        client.fabricate_to(file, *call(request), lambda done, total: seen.append((done, total)))
+    assert proxy.connections == 4
+    assert hashlib.sha256(file.getvalue()).hexdigest() == local_hash(request)
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+    assert {total for _, total in seen} == {len(file.getvalue())}
+    assert seen[-1][0] == len(file.getvalue())
+
+
+@pytest.mark.parametrize("proxy", [99], indirect=True)
+def test_a_transfer_that_keeps_breaking_off_is_an_error(proxy: CuttingProxy) -> None:
+    with Client(proxy.url, tries=2) as client, pytest.raises(ServerUnreachable, match="failed 2 times, at byte"):
+        client.fabricate_to(BytesIO(), *call(bulk(2000)))
+
+
+def test_the_servers_errors_keep_their_code_and_fields(server: Server) -> None:
+    with Client(server.url) as client:
+        with pytest.raises(ServerError) as missing:
+            client.get_model("nope/nope")
+        body, options = call(bulk(8))
+        with pytest.raises(ServerError) as wrong:
+            client.fabricate_to(BytesIO(), body, options | {"rows": ["t=0:9"]})
+    assert (missing.value.status, missing.value.code) == (404, "model_not_found")
+    assert wrong.value.errors[0]["field"] == "rows['t']"
+
+
+def test_models_are_listed_over_all_pages(server: Server) -> None:
+    with Client(server.url) as client:
+        names = [f"client/{number:03}" for number in range(120)]
+        for name in names:
+            client.create_model(json.dumps({"name": name, "seed": 1, "tensors": bulk(2)["tensors"]}).encode())
+        listed = [model["name"] for model in client.list_models()]
+        for name in names:
+            client.delete_model(name)
+    assert [name for name in listed if name.startswith("client/")] == names
