@@ -16,9 +16,8 @@ from typing import Any
 import numpy as np
 from weightloom.fabric import ModelSpec
 
-__all__ = ["MIB", "Row", "interleave", "model_of", "note", "one_tensor", "print_table", "random_w", "ratio", "spread"]
+__all__ = ["Row", "interleave", "model_of", "note", "one_tensor", "print_table", "random_w", "ratio", "spread"]
 
-MIB = 1 << 20
 PAUSE = 0.05  # seconds between two cases: OpenMP threads spin, and sockets close, a little longer than their work
 QUIET, PATIENCE = 0.1, 60  # a case waits, for so many pauses at most, until others use less than this of the cores
 STAT = Path("/proc/stat")

@@ -16,14 +16,15 @@ from itertools import count
 from typing import Any
 
 import numpy as np
-from common import MIB, Row, interleave, model_of, note, one_tensor, print_table, random_w, ratio, spread
-from weightloom.engine.limits import available_cores
+from common import Row, interleave, model_of, note, one_tensor, print_table, random_w, ratio, spread
+from weightloom.engine.limits import EngineLimits, available_cores
 from weightloom.fabric import DType, ModelSpec, VirtualFile
 
 __all__ = ["fabricate", "run"]
 
 SIDE = 4096
 HIDDEN = 128
+TILE_BYTES = EngineLimits().tile_bytes
 ROUNDS = {2: 21, 8: 11, 64: 5}
 GOALS = {(2, "torch, last step"): 2.0}
 
@@ -43,14 +44,14 @@ def fabricate(model: ModelSpec, seed: int, pool: ThreadPoolExecutor, threads: in
 def _tiles(file: VirtualFile) -> Iterator[tuple[int, int]]:
     start = 0
     while start < file.size:
-        end = file.next_cut(start)
+        end = file.next_cut(start, TILE_BYTES)
         yield start, end
         start = end
 
 
 def _work(file: VirtualFile, tiles: Iterator[tuple[int, int]]) -> None:
     if not hasattr(_warm, "buffer"):
-        _warm.buffer = np.zeros(MIB, np.uint8)
+        _warm.buffer = np.zeros(TILE_BYTES, np.uint8)
     for start, end in tiles:
         file.read_into(start, _warm.buffer[: end - start])
 

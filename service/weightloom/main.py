@@ -15,6 +15,7 @@ from weightloom.engine.known_answer import check_known_answer
 from weightloom.fabric import load_backend
 from weightloom.registry import SqliteRegistry
 from weightloom.rest import build_app
+from weightloom.rest.transport import TileProtocol
 from weightloom.settings import Settings
 
 __all__ = ["build_engine", "serve"]
@@ -55,6 +56,7 @@ class _Server(uvicorn.Server):
 def _config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
     return uvicorn.Config(
         app,
+        http=TileProtocol,
         host=settings.host,
         port=settings.port,
         log_level=settings.log_level,
@@ -62,4 +64,5 @@ def _config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
         access_log=settings.access_log,
         timeout_graceful_shutdown=settings.shutdown_seconds,
         server_header=False,
+        proxy_headers=False,  # nothing here depends on who asks
     )

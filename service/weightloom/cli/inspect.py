@@ -104,7 +104,7 @@ def _made_matrices(spec: ModelSpec, w: W) -> list[Matrix]:
     file = VirtualFile(spec, _random_w(spec) | w)
     return [
         Matrix(section.part.spec.name, section.shape, partial(_made, file, section.start))
-        for section in file.sections
+        for section in file.layout.sections
         if isinstance(section, TensorSection)
     ]
 

@@ -72,7 +72,7 @@ def verify(
 def _match(made: VirtualFile, stored: StoredFile) -> list[tuple[TensorSection, Entry]]:
     """Each tensor of the file that should be, with its place in the file that is."""
     pairs = []
-    for section in made.sections:
+    for section in made.layout.sections:
         if isinstance(section, TensorSection):
             entry = stored.entries.get(section.part.spec.name)
             if entry is None or entry.shape != section.shape:

@@ -100,7 +100,7 @@ class Engine:
             backend=self.backend,
         )
         length = request.length if request.length is not None else max(0, file.size - request.offset)
-        file.check_range(request.offset, length)
+        file.layout.check_range(request.offset, length)
         if length > self.limits.max_output_bytes:
             expected = f"at most {self.limits.max_output_bytes} (setting max_output_bytes); ask for part of it"
             raise LimitExceeded.at("output bytes", length, expected, code="output_too_large")
@@ -110,7 +110,7 @@ class Engine:
     async def stream(self, fabrication: Fabrication) -> AsyncGenerator[memoryview, None]:
         """The tiles of a fabrication, made ahead of the reader by a bounded window."""
         file = fabrication.file
-        if fabrication.size <= INLINE_BYTES and file.draws <= INLINE_DRAWS:
+        if fabrication.size <= INLINE_BYTES and file.layout.draws <= INLINE_DRAWS:
             out = np.empty(fabrication.size, np.uint8)
             file.read_into(fabrication.start, out)
             yield out.data.toreadonly()

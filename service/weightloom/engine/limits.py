@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 
-from weightloom.fabric.virtual_file import TILE_BYTES
+from weightloom.fabric.layout import TILE_BYTES
 
 __all__ = ["EngineLimits", "available_cores"]
 

@@ -7,9 +7,12 @@ the bound on its memory. A reader that stops reading stops its window and nothin
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Self
 
@@ -18,6 +21,7 @@ from weightloom.fabric import VirtualFile
 
 __all__ = ["TileScheduler", "TileStream"]
 
+WORKER_NICENESS = 5
 Job = Callable[[], None]
 
 
@@ -61,6 +65,7 @@ class TileScheduler:
             thread.join()
 
     def _work(self) -> None:
+        _yield_to_other_threads()
         while (job := self._next()) is not None:
             job()
             del job  # or the tile's memory would stay taken until the next job comes
@@ -75,6 +80,13 @@ class TileScheduler:
             if queue:
                 self._queues[stream] = queue  # to the end of the round
             return job
+
+
+def _yield_to_other_threads() -> None:
+    """Let the event loop have the core at once when it has something to send or to answer, where the system allows."""
+    if sys.platform == "linux":  # there a niceness belongs to a thread, elsewhere to the process
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), WORKER_NICENESS)
 
 
 class TileStream:

@@ -3,7 +3,7 @@
 How it is laid out, and why (measured, see docs/performance.md): four consecutive rows of a factor use exactly r whole
 Philox blocks, so work goes in *planes* over GROUPS groups of four rows. For each of a group's r blocks, one loop makes
 the four Philox words of all groups, one splits them for the logarithm, one does Box-Muller, one adds to the sums. Each
-loop is simple enough for LLVM to vectorise; a single fused loop was four times slower. The planes stay in the L1 cache.
+loop is simple enough for LLVM to vectorise (a single fused loop was four times slower), and planes stay in the caches.
 
 No float may be fused or reordered: numba without ``fastmath`` promises that, and tests/unit/fabric/test_kernels.py
 looks at the machine code for fused multiply-adds. ``error_model="numpy"`` keeps division and sqrt free of branches.
@@ -27,7 +27,7 @@ __all__ = ["NAME", "hidden", "normals", "weave"]
 
 NAME = "numba"
 
-GROUPS = 512  # groups of four rows per pass: ten planes of 2 KiB
+GROUPS = 1024  # groups of four rows per pass: planes of 4 KiB
 CHUNK = 4096  # normals per pass where a factor is read in row-major order
 
 U64, U32, U16, I32, F32, F64 = np.uint64, np.uint32, np.uint16, np.int32, np.float32, np.float64
@@ -79,8 +79,9 @@ def _words(seed, stream, first, step, n, x0, x1, x2, x3):  # type: ignore[no-unt
     """
     k0, k1 = seed & LOW, seed >> SHIFT32
     s0, s1 = stream & LOW, stream >> SHIFT32
+    block = first - step
     for g in range(n):
-        block = first + U64(g) * step
+        block += step
         a0, a1, a2, a3 = block & LOW, block >> SHIFT32, s0, s1
         for i in range(ROUNDS):
             product0 = (a0 & LOW) * M0

@@ -6,7 +6,8 @@ A section knows where it lies, how to fill any of its bytes, and where tiles ins
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,9 +21,10 @@ __all__ = ["HeaderSection", "Section", "TensorSection"]
 
 # A tile of many draws per element is made smaller, so that no tile keeps a worker for longer than some 4 ms.
 TILE_DRAWS = 1 << 22
-MIN_TILE_ELEMENTS = 2048  # one pass of the CPU kernels
+MIN_TILE_ELEMENTS = 4096  # one pass of the CPU kernels
 
 Bytes = npt.NDArray[np.uint8]
+WeaverOf = Callable[[Selected], Weaver]
 
 
 class Section(Protocol):
@@ -42,7 +44,11 @@ class Section(Protocol):
     def cut(self, offset: int, tile_bytes: int) -> int:
         """The next place after ``offset`` (both in the file) where a tile of this section ends."""
 
-    def fill(self, offset: int, out: Bytes) -> None:
+    @property
+    def draws(self) -> int:
+        """Normal numbers that the whole section takes."""
+
+    def fill(self, offset: int, out: Bytes, weaver_of: WeaverOf) -> None:
         """Write the ``len(out)`` bytes at ``offset`` (in the file)."""
 
 
@@ -52,6 +58,7 @@ class HeaderSection:
 
     header: bytes
     start: int = 0
+    draws: int = 0
 
     @property
     def stop(self) -> int:
@@ -66,35 +73,49 @@ class HeaderSection:
         """Every ``tile_bytes``."""
         return min(self.stop, (offset // tile_bytes + 1) * tile_bytes)
 
-    def fill(self, offset: int, out: Bytes) -> None:
+    def fill(self, offset: int, out: Bytes, weaver_of: WeaverOf) -> None:
         """Copy."""
         out[:] = np.frombuffer(self.header, np.uint8)[offset : offset + len(out)]
 
 
 @dataclass(frozen=True)
 class TensorSection:
-    """One tensor: a W for each of ``batch`` w's (None: one W, without that dimension); ``weaver`` when first needed."""
+    """One tensor: a W for each of ``batch`` w's (None: one W, without that dimension)."""
 
     start: int
     part: Selected
     batch: int | None
     dtype: DType
-    weaver: Callable[[], Weaver]
 
-    @property
+    def at(self, start: int) -> TensorSection:
+        """The same section at another place."""
+        return replace(self, start=start)
+
+    @cached_property
     def shape(self) -> tuple[int, ...]:
         """Shape in the file."""
         return self.part.shape if self.batch is None else (self.batch, *self.part.shape)
 
-    @property
+    @cached_property
     def row_bytes(self) -> int:
         """Bytes of one W of the batch."""
         return self.part.count * self.dtype.itemsize
 
-    @property
+    @cached_property
+    def size(self) -> int:
+        """Bytes of all W's of the batch."""
+        return (1 if self.batch is None else self.batch) * self.row_bytes
+
+    @cached_property
     def stop(self) -> int:
         """Offset after the last byte."""
-        return self.start + (1 if self.batch is None else self.batch) * self.row_bytes
+        return self.start + self.size
+
+    @property
+    def draws(self) -> int:
+        """P, Q and S once, and T for each W of the batch at most."""
+        spec = self.part.spec
+        return spec.draws_to_prepare + self.size // self.dtype.itemsize * spec.draws_per_element
 
     def tile_size(self, tile_bytes: int) -> int:
         """Fewer bytes than ``tile_bytes`` where many numbers are drawn for each element."""
@@ -123,20 +144,20 @@ class TensorSection:
         size, step = self.tile_size(tile_bytes), MIN_TILE_ELEMENTS * self.dtype.itemsize
         return size // step * step or size // self.dtype.itemsize * self.dtype.itemsize
 
-    def fill(self, offset: int, out: Bytes) -> None:
+    def fill(self, offset: int, out: Bytes, weaver_of: WeaverOf) -> None:
         """Make the elements that cover these bytes; whole aligned elements are made in place."""
         size = self.dtype.itemsize
         begin, end = offset - self.start, offset - self.start + len(out)
         first, last = begin // size, -(-end // size)
         if begin % size == 0 and end % size == 0 and out.ctypes.data % size == 0:
-            self._fill_elements(first, last, out.view(self.dtype.storage))
+            self._fill_elements(first, last, out.view(self.dtype.storage), weaver_of(self.part))
         else:
             cover = np.empty(last - first, self.dtype.storage)
-            self._fill_elements(first, last, cover)
+            self._fill_elements(first, last, cover, weaver_of(self.part))
             out[:] = cover.view(np.uint8)[begin - first * size :][: len(out)]
 
-    def _fill_elements(self, first: int, last: int, out: npt.NDArray[Any]) -> None:
-        weaver, done = self.weaver(), 0
+    def _fill_elements(self, first: int, last: int, out: npt.NDArray[Any], weaver: Weaver) -> None:
+        done = 0
         for row, column, rows, count in _blocks(first, last, self.part.count):
             block = out[done : done + rows * count].reshape(rows, count)
             weaver.fill(row, self.part.start + column, self.dtype, block)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from weightloom.errors import InvalidSelection
 from weightloom.fabric.kinds import BaseTensorSpec
@@ -21,17 +22,17 @@ class Selected:
     first: int
     last: int
 
-    @property
+    @cached_property
     def shape(self) -> tuple[int, ...]:
         """Shape of the part that is selected."""
         return (self.last - self.first, *self.spec.shape[1:]) if self.spec.shape else ()
 
-    @property
+    @cached_property
     def start(self) -> int:
         """Number of the first selected element in row-major order."""
         return self.first * math.prod(self.spec.shape[1:])
 
-    @property
+    @cached_property
     def count(self) -> int:
         """Number of selected elements."""
         return math.prod(self.shape)
@@ -56,9 +57,8 @@ def select(
 
 
 def _check_names(model: ModelSpec, names: Collection[str], field: str) -> None:
-    known = {spec.name for spec in model.tensors} if names else set()
     for name in names:
-        if name not in known:
+        if name not in model.by_name:
             raise InvalidSelection.at(field, repr(name), f"names of tensors of model {model.name!r}")
 
 

@@ -116,6 +116,11 @@ class ModelSpec(BaseModel):
         return hashlib.sha256(self.canonical).hexdigest()
 
     @cached_property
+    def by_name(self) -> dict[str, BaseTensorSpec]:
+        """The tensors by name."""
+        return {tensor.name: tensor for tensor in self.tensors}
+
+    @cached_property
     def description(self) -> str:
         """What a user must know of this model: its size, and where its W's are not free."""
         numel, numbers = sum(t.numel for t in self.tensors), sum(t.w_length or 0 for t in self.tensors)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -47,6 +48,7 @@ class FactorStream:
     stream: int
 
 
+@lru_cache(maxsize=1 << 14)
 def factor_stream(seed: int, tensor: str, factor: str) -> FactorStream:
     """The stream of one factor ("P", "Q", "S" or "T") of the tensor named ``tensor`` (section 1)."""
     digest = hashlib.sha256(tensor.encode() + b"\0" + factor.encode()).digest()

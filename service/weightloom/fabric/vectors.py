@@ -8,7 +8,7 @@ lies exactly half-way between two float32's; ``needs_exact_text`` finds those, `
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from typing import Any
 
@@ -19,21 +19,22 @@ from weightloom.errors import InvalidW
 from weightloom.fabric.kinds import BaseTensorSpec
 from weightloom.fabric.spec import ModelSpec
 
-__all__ = ["check_w", "nearest_float32", "needs_exact_text"]
+__all__ = ["check_given", "check_missing", "nearest_float32", "needs_exact_text"]
 
 W = npt.NDArray[np.float32]
 
 
 def needs_exact_text(values: npt.NDArray[np.float64]) -> bool:
     """Whether some float64 lies exactly between two neighbouring float32's, so that its text must be read again."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        near = values.astype(np.float32)
-        towards = np.where(values > near, np.float32(np.inf), np.float32(-np.inf))
-        neighbour = np.nextafter(near, towards).astype(np.float64)
-        middle = near.astype(np.float64) / 2 + neighbour / 2
-        # The last finite float32 and infinity meet at 2^128 - 2^103, whatever the arithmetic above says of infinity.
-        edge = np.abs(values) == np.float64(2.0**128 - 2.0**103)
-        return bool(np.any((middle == values) & (values != near) | edge))
+    bits = np.ascontiguousarray(values).view(np.int64)
+    # In float32's normal range, and at its upper edge, a middle has a one and then only zeros behind 23 bits.
+    if np.any((bits & 0x1FFFFFFF) == 0x10000000):
+        return True
+    tiny = np.abs(values) < float(np.finfo(np.float32).tiny)
+    if not np.any(tiny):
+        return False
+    steps = values[tiny] / 2.0**-150  # subnormal float32's are even numbers of these steps, middles are odd ones
+    return bool(np.any((steps == np.rint(steps)) & (np.fmod(steps, 2) != 0)))
 
 
 def nearest_float32(text: str) -> float:
@@ -50,25 +51,29 @@ def _half_way(value: float) -> bool:
     return needs_exact_text(np.array([value]))
 
 
-def check_w(
-    model: ModelSpec, w: Mapping[str, npt.NDArray[Any]], selected: Mapping[str, BaseTensorSpec]
-) -> dict[str, W]:
-    """Every selected tensor's w as float32 (B, l). Raises InvalidW naming the tensor, what came and what was expected.
+def check_given(model: ModelSpec, w: Mapping[str, npt.NDArray[Any]]) -> dict[str, W]:
+    """Every w as float32 (l,) or (B, l). Raises InvalidW naming the tensor, what came and what was expected.
 
     A w for a tensor of the model that is not selected is allowed (clients keep all of them) and checked too.
     """
-    specs = {tensor.name: tensor for tensor in model.tensors}
-    for name in w:
-        if name not in specs:
-            raise InvalidW.at(f"w[{name!r}]", "a w", "only names of tensors of the model", code="w_unexpected")
-        if specs[name].w_length is None:
-            raise InvalidW.at(
-                f"w[{name!r}]", "a w", f"none, a tensor of kind {specs[name].kind!r} takes no w", code="w_unexpected"
-            )
-    for name, spec in selected.items():
-        if spec.w_length is not None and name not in w:
-            raise InvalidW.at(f"w[{name!r}]", "nothing", f"{spec.w_length} numbers", code="w_missing")
-    return {name: _check(name, specs[name], values) for name, values in w.items()}
+    return {name: _check(name, _spec_that_takes(name, model), values) for name, values in w.items()}
+
+
+def check_missing(w: Mapping[str, W], selected: Iterable[BaseTensorSpec]) -> None:
+    """Raise InvalidW for the first selected tensor that takes a w and has none."""
+    for spec in selected:
+        if spec.w_length is not None and spec.name not in w:
+            raise InvalidW.at(f"w[{spec.name!r}]", "nothing", f"{spec.w_length} numbers", code="w_missing")
+
+
+def _spec_that_takes(name: str, model: ModelSpec) -> BaseTensorSpec:
+    spec = model.by_name.get(name)
+    if spec is None:
+        raise InvalidW.at(f"w[{name!r}]", "a w", "only names of tensors of the model", code="w_unexpected")
+    if spec.w_length is None:
+        expected = f"none, a tensor of kind {spec.kind!r} takes no w"
+        raise InvalidW.at(f"w[{name!r}]", "a w", expected, code="w_unexpected")
+    return spec
 
 
 def _check(name: str, spec: BaseTensorSpec, values: npt.NDArray[Any]) -> W:

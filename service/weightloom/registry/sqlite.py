@@ -6,13 +6,13 @@ import json
 import sqlite3
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
 from weightloom.errors import Conflict, NotFound, Unavailable, shorten
+from weightloom.fabric.cache import BoundedCache
 from weightloom.fabric.spec import DIGEST_PATTERN, ModelSpec
 from weightloom.registry.migrations import migrate
 from weightloom.registry.records import ModelSummary, summarize
@@ -22,7 +22,7 @@ __all__ = ["REGISTRY_FILE", "SqliteRegistry"]
 REGISTRY_FILE = "registry.sqlite3"  # in the data folder
 COLUMNS = "name, digest, tensors, numel, w_numbers, created_at"
 BUSY_TIMEOUT_SECONDS = 5.0
-KEPT_TENSORS = 200_000  # parsed specs are kept until they hold this many tensors in all
+KEPT_TENSORS = 120_000  # parsed specs are kept until they hold this many tensors in all
 
 
 class SqliteRegistry:
@@ -30,7 +30,7 @@ class SqliteRegistry:
 
     def __init__(self, path: Path | None) -> None:
         self._path = path or Path(":memory:")
-        self._specs: OrderedDict[str, ModelSpec] = OrderedDict()
+        self._specs: BoundedCache[str, ModelSpec] = BoundedCache(KEPT_TENSORS, lambda spec: len(spec.tensors))
         self._write_lock = self._read_lock = threading.Lock()
         with self._translated():
             if path is not None:
@@ -65,17 +65,14 @@ class SqliteRegistry:
 
     def load(self, summary: ModelSummary) -> ModelSpec:
         """From memory where it was read lately: a digest's spec never changes."""
-        with self._reading() as connection:
-            spec = self._specs.get(summary.digest)
-            if spec is not None:
-                self._specs.move_to_end(summary.digest)
-                return spec
-            row = connection.execute("SELECT spec FROM models WHERE digest = ?", (summary.digest,)).fetchone()
-        if row is None:
-            raise _not_found(summary.name)
-        spec = _parse(row[0])
-        with self._read_lock:
-            self._remember(spec)
+        spec = self._specs.get(summary.digest)
+        if spec is None:
+            with self._reading() as connection:
+                row = connection.execute("SELECT spec FROM models WHERE digest = ?", (summary.digest,)).fetchone()
+            if row is None:
+                raise _not_found(summary.name)
+            spec = _parse(row[0])
+            self._specs.put(summary.digest, spec)
         return spec
 
     def page(self, after: str, limit: int) -> list[ModelSummary]:
@@ -122,11 +119,6 @@ class SqliteRegistry:
             yield
         except (sqlite3.Error, OSError) as error:
             raise Unavailable(f"the registry {self._path} cannot be used: {error}") from error
-
-    def _remember(self, spec: ModelSpec) -> None:
-        self._specs[spec.digest] = spec
-        while sum(len(kept.tensors) for kept in self._specs.values()) > KEPT_TENSORS and len(self._specs) > 1:
-            self._specs.popitem(last=False)
 
 
 def _connect(path: Path) -> sqlite3.Connection:

@@ -91,14 +91,14 @@ def test_a_factor_of_chunks_larger_than_one_pass_is_summed_in_order() -> None:
 
 
 def to_float16(row: Any) -> Any:
-    out = np.empty(512, np.uint16)
-    kernels_cpu._to_float16(row, 512, out)
+    out = np.empty(kernels_cpu.GROUPS, np.uint16)
+    kernels_cpu._to_float16(row, kernels_cpu.GROUPS, out)
     return out
 
 
 def to_bfloat16(row: Any) -> Any:
-    out = np.empty(512, np.uint16)
-    kernels_cpu._to_bfloat16(row.view(np.uint32), 512, out)
+    out = np.empty(kernels_cpu.GROUPS, np.uint16)
+    kernels_cpu._to_bfloat16(row.view(np.uint32), kernels_cpu.GROUPS, out)
     return out
 
 
@@ -111,7 +111,7 @@ def test_16_bit_rounding_is_to_nearest_even_everywhere(dtype: DType) -> None:
     edge = np.array([65504, 65519.996, 65520, 65536, 1e30, 3.4e38, 2**-25, 2**-26, 1e-45], np.float32)
     values = np.concatenate([near, between, edge])
     values = np.concatenate([values, -values])
-    values = np.resize(values, (len(values) // 512 + 1, 512))
+    values = np.resize(values, (len(values) // kernels_cpu.GROUPS + 1, kernels_cpu.GROUPS))
     expected = np.empty(values.shape, np.uint16)
     encode(values, dtype, expected)
     convert = to_float16 if dtype is DType.F16 else to_bfloat16

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from weightloom.errors import InvalidW
 from weightloom.fabric import ModelSpec
-from weightloom.fabric.vectors import check_w, nearest_float32, needs_exact_text
+from weightloom.fabric.vectors import check_given, check_missing, nearest_float32, needs_exact_text
 
 MODEL = ModelSpec.from_value(
     {
@@ -25,7 +25,7 @@ MODEL = ModelSpec.from_value(
         ],
     }
 )
-SELECTED = {tensor.name: tensor for tensor in MODEL.tensors}
+
 W: dict[str, Any] = {"a": [1.0, 2.0, 3.0], "b": [0.0, 0.0, 0.0, 1.0]}
 
 finite_float32 = st.floats(width=32, allow_nan=False, allow_infinity=False)
@@ -70,6 +70,19 @@ def test_half_way_points_are_found(value: float) -> None:
     assert needs_exact_text(np.array([0.5, value]))
 
 
+@given(st.floats(-3e38, 3e38) | st.floats(-1e-37, 1e-37), st.integers(-2, 2), st.booleans())
+def test_half_way_points_are_all_of_them(value: float, steps: int, middle: bool) -> None:
+    """Against exact arithmetic, near float32's and near the middles between them, subnormal ones too."""
+    low = np.float32(value)
+    high = np.nextafter(low, np.float32(np.inf))
+    near = (float(low) + float(high)) / 2 if middle else float(low)
+    for _ in range(abs(steps)):
+        near = float(np.nextafter(near, np.inf if steps > 0 else -np.inf))
+    neighbours = [float(np.nextafter(np.float32(near), np.float32(side))) for side in (-np.inf, np.inf)]
+    middles = [(Fraction(float(np.float32(near))) + Fraction(neighbour)) / 2 for neighbour in neighbours]
+    assert needs_exact_text(np.array([near])) == (Fraction(near) in middles)
+
+
 @pytest.mark.parametrize("value", [0.0, -0.0, 0.1, 1e300, 3.4e38, 2.0**-149, np.inf, np.nan])
 def test_other_numbers_are_not(value: float) -> None:
     assert not needs_exact_text(np.array([value]))
@@ -77,7 +90,7 @@ def test_other_numbers_are_not(value: float) -> None:
 
 def test_every_float_dtype_becomes_float32() -> None:
     for dtype in (np.float64, np.float32, np.float16):
-        checked = check_w(MODEL, {name: np.asarray(value, dtype) for name, value in W.items()}, SELECTED)
+        checked = check_given(MODEL, {name: np.asarray(value, dtype) for name, value in W.items()})
         assert {name: array.dtype for name, array in checked.items()} == {"a": np.float32, "b": np.float32}
 
 
@@ -99,9 +112,11 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
 @pytest.mark.parametrize(("w", "code", "message"), WRONG)
 def test_a_wrong_w_names_the_tensor_and_what_was_expected(w: dict[str, Any], code: str, message: str) -> None:
     with pytest.raises(InvalidW, match=message) as caught:
-        check_w(MODEL, as_arrays(w), SELECTED)
+        check_missing(check_given(MODEL, as_arrays(w)), MODEL.tensors)
     assert caught.value.code == code
 
 
 def test_w_of_tensors_that_are_not_selected_may_stay() -> None:
-    assert set(check_w(MODEL, as_arrays(W), {"a": SELECTED["a"]})) == {"a", "b"}
+    given = check_given(MODEL, as_arrays(W))
+    assert set(given) == {"a", "b"}
+    check_missing(given, [MODEL.by_name["a"], MODEL.by_name["c"]])

@@ -73,7 +73,7 @@ def test_tiles_of_any_size_from_any_start_make_the_whole(dtype: DType, tile_byte
 
 def test_cuts_do_not_depend_on_where_a_reader_starts() -> None:
     file = FILES[DType.F32]
-    large = file.sections[4]
+    large = file.layout.sections[4]
     cuts = [large.start]
     while cuts[-1] < large.stop:
         cuts.append(file.next_cut(cuts[-1], 8192))

@@ -1,0 +1,103 @@
+"""Where everything lies in a virtual file. It follows from the specs and from how many w's there are, not from w.
+
+So the layout (with its header, which can be megabytes for a model of very many tensors) is shared by all requests for
+the same selection of the same model.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Collection, Mapping, Sequence
+from functools import cached_property
+
+from weightloom.errors import InvalidSelection
+from weightloom.fabric.cache import BoundedCache
+from weightloom.fabric.dtypes import DType
+from weightloom.fabric.safetensors import build_header
+from weightloom.fabric.sections import HeaderSection, Section, TensorSection
+from weightloom.fabric.selection import Selected, select
+from weightloom.fabric.spec import ModelSpec
+from weightloom.fabric.streams import GENERATOR
+
+__all__ = ["TILE_BYTES", "FileLayout", "lay_out"]
+
+TILE_BYTES = 1 << 20
+TILE_SECTIONS = 256  # so that a model of very many tiny tensors still makes short tiles
+KEPT_SECTIONS = 120_000  # layouts are kept until they have this many sections in all
+
+Batches = Mapping[str, int | None]
+_layouts: BoundedCache[tuple[object, ...], FileLayout] = BoundedCache(
+    KEPT_SECTIONS, lambda layout: len(layout.sections)
+)
+
+
+def lay_out(
+    model: ModelSpec,
+    dtype: DType,
+    tensors: Collection[str] | None,
+    rows: Mapping[str, Sequence[int]] | None,
+    batches: Batches,
+) -> FileLayout:
+    """The layout for a selection (see ``select``) and by tensor the number of w's, None for one without a batch.
+
+    Raises InvalidSelection, LimitExceeded.
+    """
+    chosen = None if tensors is None else frozenset(tensors)
+    ranges = tuple(sorted((name, *ends) for name, ends in (rows or {}).items()))
+    key = (model.digest, dtype, chosen, ranges, tuple(sorted(batches.items())))
+    layout = _layouts.get(key)
+    if layout is None:
+        layout = FileLayout(model, dtype, select(model, tensors, rows), batches)
+        _layouts.put(key, layout)
+    return layout
+
+
+class FileLayout:
+    """The header and the sections of a file, laid end to end."""
+
+    def __init__(self, model: ModelSpec, dtype: DType, parts: Sequence[Selected], batches: Batches) -> None:
+        self.parts = parts
+        shapes = [TensorSection(0, part, batches.get(part.spec.name), dtype) for part in parts]
+        self.header = build_header(
+            {"format": "pt", "model": model.name, "digest": model.digest, "generator": GENERATOR},
+            ((section.part.spec.name, dtype.value, section.shape, section.size) for section in shapes),
+        )
+        self.sections: list[Section] = [HeaderSection(self.header)]
+        for section in shapes:
+            self.sections.append(section.at(self.sections[-1].stop))
+        self._starts = [section.start for section in self.sections]
+        self.size = self.sections[-1].stop
+
+    @cached_property
+    def draws(self) -> int:
+        """Normal numbers that the whole file takes at most: the measure of its work."""
+        return sum(section.draws for section in self.sections)
+
+    def check_range(self, offset: int, length: int) -> None:
+        """Raise InvalidSelection unless the file has ``length`` bytes at ``offset``."""
+        if not 0 <= offset <= self.size:
+            raise _outside("offset", offset, f"0 to {self.size}, the file's size")
+        if not 0 <= length <= self.size - offset:
+            raise _outside("length", length, f"0 to {self.size - offset}, the bytes from offset {offset} on")
+
+    def next_cut(self, offset: int, tile_bytes: int) -> int:
+        """Where the tile that holds byte ``offset`` ends: inside a large tensor, or after several small ones."""
+        position, share = offset, 0.0
+        while position < self.size:
+            section = self.section_at(position)
+            whole = (section.stop - section.start) / section.tile_size(tile_bytes) + 1 / TILE_SECTIONS
+            if whole > 1 and position == offset:
+                return section.cut(position, tile_bytes)
+            share += whole
+            if share > 1 and position > offset:
+                break
+            position = section.stop
+        return position
+
+    def section_at(self, offset: int) -> Section:
+        """The section that holds byte ``offset``."""
+        return self.sections[bisect_right(self._starts, offset) - 1]
+
+
+def _outside(field: str, got: int, expected: str) -> Exception:
+    return InvalidSelection.at(field, got, expected, code="offset_out_of_range")

@@ -1,0 +1,49 @@
+"""HTTP/1.1 as uvicorn speaks it, except that a tile is written to the socket with the GIL released.
+
+uvloop calls write(2) with the GIL held. For a tile of 1 MiB that is some 250 microseconds in which no worker can take
+its next tile; releasing it is worth a tenth of a bulk stream on two cores (docs/performance.md). uvloop still does all
+the waiting: what the socket does not take at once goes to its own buffer, and while anything is in there, everything
+goes behind it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+__all__ = ["TileProtocol"]
+
+DIRECT_BYTES = 1 << 16  # below it the write is too short for the detour
+
+
+class TileProtocol(HttpToolsProtocol):
+    """uvicorn's protocol over a transport that writes large buffers itself."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Wrap plain TCP transports; over TLS only the transport can write."""
+        plain = transport.get_extra_info("sslcontext") is None and transport.get_extra_info("socket") is not None
+        super().connection_made(_DirectTransport(transport) if plain else transport)  # type: ignore[arg-type]
+
+
+class _DirectTransport:
+    """Everything is the inner transport's, but for ``write``."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner, self._descriptor = inner, inner.get_extra_info("socket").fileno()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def write(self, data: bytes | memoryview) -> None:
+        if len(data) < DIRECT_BYTES or self._inner.get_write_buffer_size() or self._inner.is_closing():
+            self._inner.write(data)
+            return
+        try:
+            sent = os.write(self._descriptor, data)
+        except OSError:  # full, or broken: the inner transport finds out which and acts on it
+            sent = 0
+        if sent < len(data):
+            self._inner.write(memoryview(data)[sent:])
