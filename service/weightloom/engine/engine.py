@@ -14,6 +14,7 @@ from weightloom.engine.limits import EngineLimits
 from weightloom.engine.tiles import TileScheduler, TileStream
 from weightloom.errors import LimitExceeded
 from weightloom.fabric import Backend, ModelSpec, VirtualFile
+from weightloom.fabric.layout import FileLayout
 from weightloom.registry import ModelSummary, Registry
 from weightloom.requests import FabricateRequest
 
@@ -22,7 +23,7 @@ __all__ = ["Engine", "Fabrication"]
 # Below this a request is made on the event loop itself: some 50 microseconds, less than handing it to a thread costs.
 INLINE_BYTES, INLINE_DRAWS = 1 << 16, 1 << 15
 # From here on, planning itself takes milliseconds and goes to a thread.
-LARGE_PLAN_TENSORS, LARGE_PLAN_NUMBERS = 256, 1 << 16
+LARGE_PLAN_TENSORS, LARGE_PLAN_NUMBERS = 64, 1 << 16
 
 
 @dataclass(frozen=True)
@@ -74,25 +75,24 @@ class Engine:
 
         Raises InvalidInput, NotFound, LimitExceeded, Unavailable; reading the result raises none of these.
         """
-        model = self._model_of(request)
+        model = self._find(request)
         numbers = sum(w.size for w in request.w.values())
-        if len(model.tensors) > LARGE_PLAN_TENSORS or numbers > LARGE_PLAN_NUMBERS:
+        tensors = model.tensors if isinstance(model, ModelSummary) else len(model.tensors)
+        if tensors > LARGE_PLAN_TENSORS or numbers > LARGE_PLAN_NUMBERS:
             return await asyncio.to_thread(self._plan, request, model)
         return self._plan(request, model)
 
     def plan(self, request: FabricateRequest) -> Fabrication:
         """``fabricate`` for callers without an event loop."""
-        return self._plan(request, self._model_of(request))
+        return self._plan(request, self._find(request))
 
-    def _model_of(self, request: FabricateRequest) -> ModelSpec:
-        if isinstance(request.model, ModelSpec):
-            return request.model
-        # One indexed read of cached pages takes some 10 microseconds: less than a thread would.
-        return self.registry.load(self.registry.find(request.model))
+    def _find(self, request: FabricateRequest) -> ModelSpec | ModelSummary:
+        """One indexed read of cached pages takes some 10 microseconds: less than a thread would."""
+        return request.model if isinstance(request.model, ModelSpec) else self.registry.find(request.model)
 
-    def _plan(self, request: FabricateRequest, model: ModelSpec) -> Fabrication:
+    def _plan(self, request: FabricateRequest, model: ModelSpec | ModelSummary) -> Fabrication:
         file = VirtualFile(
-            model,
+            self.registry.load(model) if isinstance(model, ModelSummary) else model,
             request.w,
             dtype=request.dtype,
             tensors=request.tensors,
@@ -101,11 +101,18 @@ class Engine:
         )
         length = request.length if request.length is not None else max(0, file.size - request.offset)
         file.layout.check_range(request.offset, length)
-        if length > self.limits.max_output_bytes:
-            expected = f"at most {self.limits.max_output_bytes} (setting max_output_bytes); ask for part of it"
-            raise LimitExceeded.at("output bytes", length, expected, code="output_too_large")
+        self._check_limits(file.layout, length)
         file.etag  # noqa: B018 - computed here, where a large w does not hold up the event loop
         return Fabrication(file, request.offset, request.offset + length, self)
+
+    def _check_limits(self, layout: FileLayout, length: int) -> None:
+        limits = self.limits
+        if length > limits.max_output_bytes:
+            expected = f"at most {limits.max_output_bytes} (setting max_output_bytes); ask for part of it"
+            raise LimitExceeded.at("output bytes", length, expected, code="output_too_large")
+        if layout.preparation > limits.max_preparation:
+            expected = f"at most {limits.max_preparation} (setting max_preparation); send fewer w's at once"
+            raise LimitExceeded.at("B x (l + 2 hidden_dim) x r", layout.preparation, expected, code="work_too_large")
 
     async def stream(self, fabrication: Fabrication) -> AsyncGenerator[memoryview, None]:
         """The tiles of a fabrication, made ahead of the reader by a bounded window."""

@@ -198,10 +198,10 @@ def _weave_planes(seed, stream, h, first_group, n, x, me, z, total):  # type: ig
 @jit
 def _weave_f32(seed, stream, h, start, out):  # type: ignore[no-untyped-def]
     x, me, z = _scratch()
-    total = np.empty((h.shape[0], 4, GROUPS), F32)
     first = start // U64(4)
     skip = np.int64(start - first * U64(4))
     groups = (skip + out.shape[1] + 3) // 4
+    total = np.empty((h.shape[0], 4, min(GROUPS, groups)), F32)
     for done in range(0, groups, GROUPS):
         n = min(GROUPS, groups - done)
         _weave_planes(seed, stream, h, first + U64(done), n, x, me, z, total)
@@ -212,11 +212,11 @@ def _weave_f32(seed, stream, h, start, out):  # type: ignore[no-untyped-def]
 @jit
 def _weave_16(seed, stream, h, start, bfloat, out):  # type: ignore[no-untyped-def]
     x, me, z = _scratch()
-    total = np.empty((h.shape[0], 4, GROUPS), F32)
     halves = np.empty((4, GROUPS), U16)
     first = start // U64(4)
     skip = np.int64(start - first * U64(4))
     groups = (skip + out.shape[1] + 3) // 4
+    total = np.empty((h.shape[0], 4, min(GROUPS, groups)), F32)  # not larger: a batch can be of very many small W's
     for done in range(0, groups, GROUPS):
         n = min(GROUPS, groups - done)
         _weave_planes(seed, stream, h, first + U64(done), n, x, me, z, total)

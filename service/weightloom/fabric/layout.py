@@ -73,6 +73,11 @@ class FileLayout:
         """Normal numbers that the whole file takes at most: the measure of its work."""
         return sum(section.draws for section in self.sections)
 
+    @cached_property
+    def preparation(self) -> int:
+        """Multiply-adds for the h's of the tensor that takes most of them."""
+        return max(section.preparation for section in self.sections)
+
     def check_range(self, offset: int, length: int) -> None:
         """Raise InvalidSelection unless the file has ``length`` bytes at ``offset``."""
         if not 0 <= offset <= self.size:

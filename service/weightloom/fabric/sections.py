@@ -48,6 +48,10 @@ class Section(Protocol):
     def draws(self) -> int:
         """Normal numbers that the whole section takes."""
 
+    @property
+    def preparation(self) -> int:
+        """Multiply-adds before its first byte can be made."""
+
     def fill(self, offset: int, out: Bytes, weaver_of: WeaverOf) -> None:
         """Write the ``len(out)`` bytes at ``offset`` (in the file)."""
 
@@ -59,6 +63,7 @@ class HeaderSection:
     header: bytes
     start: int = 0
     draws: int = 0
+    preparation: int = 0
 
     @property
     def stop(self) -> int:
@@ -116,6 +121,11 @@ class TensorSection:
         """P, Q and S once, and T for each W of the batch at most."""
         spec = self.part.spec
         return spec.draws_to_prepare + self.size // self.dtype.itemsize * spec.draws_per_element
+
+    @property
+    def preparation(self) -> int:
+        """Each number of P, Q and S meets each w of the batch once."""
+        return self.part.spec.draws_to_prepare * (1 if self.batch is None else self.batch)
 
     def tile_size(self, tile_bytes: int) -> int:
         """Fewer bytes than ``tile_bytes`` where many numbers are drawn for each element."""

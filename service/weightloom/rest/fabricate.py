@@ -139,8 +139,8 @@ def _header(scope: Scope, name: bytes) -> str:
 
 
 def _names(condition: str, etag: str) -> bool:
-    """Whether an If-Match or If-None-Match names this ETag."""
-    return condition.strip() == "*" or etag in (tag.strip() for tag in condition.split(","))
+    """Whether an If-Match or If-None-Match names this ETag; a proxy may have weakened it on the way."""
+    return condition.strip() == "*" or etag in (tag.strip().removeprefix("W/") for tag in condition.split(","))
 
 
 async def _send_problem(send: Send, status: int, document: bytes) -> None:

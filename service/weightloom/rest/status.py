@@ -28,6 +28,7 @@ LIMITS = (
     "tile_window",
     "max_request_bytes",
     "max_output_bytes",
+    "max_preparation",
     "max_page",
     "shutdown_seconds",
 )

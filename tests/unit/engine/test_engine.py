@@ -74,7 +74,9 @@ def test_any_window_any_threads_any_tile_and_any_batch_give_the_bytes_of_the_who
 ) -> None:
     spec = ModelSpec.from_value({"name": "m", "seed": 2, "tensors": [{"name": "t", "shape": [201, 103], "l": 4}]})
     w = {"t": np.random.default_rng(batch).standard_normal((batch, 4))}
-    made = Engine(SqliteRegistry(None), load_backend(), EngineLimits(threads, tile_bytes, window))
+    made = Engine(
+        SqliteRegistry(None), load_backend(), EngineLimits(threads=threads, tile_bytes=tile_bytes, tile_window=window)
+    )
     try:
         file = VirtualFile(spec, w)
         offset = int(start * file.size)
@@ -95,6 +97,15 @@ def test_limits_and_ranges_are_checked_before_anything_is_made(engine: Engine) -
         engine.plan(FabricateRequest(SPEC, W, offset=4_001_000))
     with pytest.raises(InvalidSelection, match="length"):
         engine.plan(FabricateRequest(SPEC, W, offset=4_000_000, length=10_000))
+
+
+def test_more_w_at_once_than_a_worker_should_chew_are_refused(engine: Engine) -> None:
+    tensor = {"name": "t", "shape": [1], "l": 4, "r": 4096, "hidden_dim": 1 << 16}
+    spec = ModelSpec.from_value({"name": "m", "seed": 1, "tensors": [tensor]})
+    engine.plan(FabricateRequest(spec, {"t": np.ones((15, 4))}))
+    with pytest.raises(LimitExceeded, match="setting max_preparation") as caught:
+        engine.plan(FabricateRequest(spec, {"t": np.ones((16, 4))}))
+    assert caught.value.code == "work_too_large"
 
 
 def test_models_by_name_and_by_digest(engine: Engine) -> None:

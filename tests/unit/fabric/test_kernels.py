@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -82,6 +83,18 @@ def test_numba_weaves_the_bits_of_the_reference(
     kernels_cpu.weave(FactorStream(5, stream), h, start, dtype, made)
     reference.weave(FactorStream(5, stream), h, start, dtype, expected)
     np.testing.assert_array_equal(made.view(np.uint8), expected.view(np.uint8))
+
+
+@pytest.mark.parametrize("dtype", DType)
+def test_very_many_small_matrices_take_little_memory(dtype: DType) -> None:
+    """A batch of 100,000 W's of five elements: scratch memory goes with what is made."""
+    h = np.random.default_rng(3).standard_normal((100_000, 2)).astype(np.float32)
+    made, expected = (np.empty((100_000, 5), dtype.storage) for _ in range(2))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    kernels_cpu.weave(FactorStream(5, 1), h, 3, dtype, made)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 << 10  # KiB
+    reference.weave(FactorStream(5, 1), h[:50], 3, dtype, expected[:50])
+    np.testing.assert_array_equal(made[:50].view(np.uint8), expected[:50].view(np.uint8))
 
 
 def test_a_factor_of_chunks_larger_than_one_pass_is_summed_in_order() -> None:
