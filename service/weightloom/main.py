@@ -34,9 +34,8 @@ def serve(settings: Settings) -> None:
     logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     engine = build_engine(settings)
     try:
-        check_known_answer(
-            engine.backend
-        )  # compiles the kernels (or loads them from the cache) before the first request
+        log.info("backend %s makes the known answer (the very first start compiles the kernels)", engine.backend.NAME)
+        check_known_answer(engine.backend)
         log.info("the known answer is right; %d threads", settings.threads)
         _Server(_config(build_app(engine, settings), settings)).run()
     finally:

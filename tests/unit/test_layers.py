@@ -47,3 +47,31 @@ HEAVY = {"torch", "fastapi", "starlette", "uvicorn", "sqlite3", "numba", "grpc",
 def test_the_fabric_and_the_client_import_nothing_heavy() -> None:
     loaded = subprocess.run([sys.executable, "-c", IMPORTS], capture_output=True, text=True, check=True).stdout.split()
     assert not HEAVY & {name.partition(".")[0] for name in loaded}
+
+
+BASE_INSTALL = """
+import sys
+from importlib.machinery import PathFinder
+HIDDEN = {"numba", "fastapi", "starlette", "uvicorn", "uvloop", "pydantic_settings", "torch", "matplotlib"}
+
+class WithoutExtras(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return None if name.partition(".")[0] in HIDDEN else super().find_spec(name, path, target)
+
+sys.meta_path = [WithoutExtras if finder is PathFinder else finder for finder in sys.meta_path]
+from weightloom.cli import main
+sys.argv = ["weightloom", *sys.argv[1:]]
+main()
+"""
+
+
+def test_the_base_install_makes_the_same_file_with_numpy_alone(tmp_path: Path) -> None:
+    request = Path(__file__).parents[2] / "examples/fabricate.json"
+    for name, program in (("base", ["-c", BASE_INSTALL]), ("full", ["-m", "weightloom"])):
+        command = [sys.executable, *program, "fabricate", str(request), "-o", str(tmp_path / name)]
+        subprocess.run(command, check=True, capture_output=True)
+    assert (tmp_path / "base").read_bytes() == (tmp_path / "full").read_bytes()
+    told = subprocess.run([sys.executable, "-c", BASE_INSTALL, "serve"], capture_output=True, text=True, check=False)
+    assert told.returncode == 2
+    assert "weightloom[server]" in told.stderr

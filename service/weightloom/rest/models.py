@@ -19,7 +19,9 @@ def models_router(engine: Engine, max_page: int) -> APIRouter:
     """The routes over ``engine``."""
     router = APIRouter(prefix="/v1/models", tags=["models"])
 
-    @router.post("", status_code=201, response_model=ModelReply, operation_id="create_model")
+    @router.post(
+        "", status_code=201, response_model=ModelReply, operation_id="create_model", summary="Register a model"
+    )
     async def create(request: Request) -> Response:
         """Register a model: 201, or 200 where the very same one is there already. Models are immutable."""
         body = await request.body()
@@ -28,7 +30,7 @@ def models_router(engine: Engine, max_page: int) -> APIRouter:
         headers = {"location": f"/v1/models/{summary.name}"}
         return await _reply(summary, spec, 201 if created else 200, headers)
 
-    @router.get("", response_model=ModelPage, operation_id="list_models")
+    @router.get("", response_model=ModelPage, operation_id="list_models", summary="List models")
     async def page(
         after: Annotated[str, Query(description="Only names that sort behind this one.")] = "",
         limit: Annotated[int, Query(ge=1, le=max_page, description="At most so many models.")] = min(100, max_page),
@@ -38,12 +40,12 @@ def models_router(engine: Engine, max_page: int) -> APIRouter:
         items = [ModelItem(**asdict(summary)) for summary in found[:limit]]
         return ModelPage(models=items, next=items[-1].name if len(found) > limit else None)
 
-    @router.get("/{name:path}", response_model=ModelReply, operation_id="get_model")
+    @router.get("/{name:path}", response_model=ModelReply, operation_id="get_model", summary="Show a model")
     async def show(name: str) -> Response:
         """A model by name or digest, with sizes and degrees of freedom."""
         return await _reply(*await engine.get_model(name), 200, {})
 
-    @router.delete("/{name:path}", status_code=204, operation_id="delete_model")
+    @router.delete("/{name:path}", status_code=204, operation_id="delete_model", summary="Forget a model")
     async def delete(name: str) -> None:
         """Forget a model. Streams of it that run go on to their end."""
         await engine.delete_model(name)

@@ -51,7 +51,8 @@ def complete(document: dict[str, Any]) -> dict[str, Any]:
     )
     schemas |= definitions["$defs"]
     schemas["Problem"] = PROBLEM
-    document["paths"]["/fabricate"] = {"post": _fabricate()}
+    document["paths"] = {"/fabricate": {"post": _fabricate()}} | document["paths"]
+    document["tags"] = [{"name": name} for name in ("fabricate", "models", "status")]
     create = document["paths"]["/v1/models"]["post"]
     create["requestBody"] = _json_body({"$ref": REFERENCE.format(model="ModelSpec")}, {"mlp": MODEL_EXAMPLE})
     create["responses"] |= _problems("409", "413", "422", "503")
@@ -73,7 +74,7 @@ def _fabricate() -> dict[str, Any]:
     file = {"content": {"application/octet-stream": BINARY}, "headers": headers}
     return {
         "tags": ["fabricate"],
-        "summary": "Fabricate",
+        "summary": "Weave tensors for a w",
         "operationId": "fabricate",
         "description": (
             "Weave the tensors of a model for a w and stream them as one safetensors file. The w's come as JSON, or as "

@@ -38,26 +38,29 @@ def status_router(engine: Engine, settings: Settings) -> APIRouter:
     """The routes over ``engine``."""
     router = APIRouter(tags=["status"])
 
-    @router.get("/healthz", operation_id="healthz")
+    @router.get("/healthz", operation_id="healthz", summary="Alive?")
     async def healthz() -> dict[str, str]:
         """Alive: the event loop answers."""
         return {"status": "alive"}
 
-    @router.get("/readyz", operation_id="readyz", responses={503: {"description": "Not ready, and why"}})
+    @router.get(
+        "/readyz", operation_id="readyz", summary="Ready?", responses={503: {"description": "Not ready, and why"}}
+    )
     async def readyz() -> dict[str, str]:
         """Ready: a known answer comes out right to the bit, and the registry can be read."""
         await asyncio.to_thread(engine.check_ready)
         return {"status": "ready"}
 
-    @router.get("/v1/info", operation_id="info")
+    @router.get("/v1/info", operation_id="info", summary="What runs here, and its limits")
     async def info() -> dict[str, Any]:
         """What runs here, and every limit it obeys."""
         return _info(engine, settings)
 
     @router.get("/", include_in_schema=False)
     async def index() -> HTMLResponse:
-        facts = {key: escape(str(value)) for key, value in _info(engine, settings).items()}
-        return HTMLResponse(PAGE.substitute(facts))
+        facts = _info(engine, settings)
+        texts = {key: ", ".join(value) if isinstance(value, list) else str(value) for key, value in facts.items()}
+        return HTMLResponse(PAGE.substitute({key: escape(text) for key, text in texts.items()}))
 
     return router
 
