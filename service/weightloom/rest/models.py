@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from dataclasses import asdict
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
@@ -10,7 +9,7 @@ from fastapi import APIRouter, Query, Request, Response
 from weightloom.engine import Engine
 from weightloom.fabric import ModelSpec
 from weightloom.registry import ModelSummary, describe
-from weightloom.rest.schemas import ModelItem, ModelPage, ModelReply
+from weightloom.rest.schemas import ModelPage, ModelReply
 
 __all__ = ["models_router"]
 
@@ -37,8 +36,7 @@ def models_router(engine: Engine, max_page: int) -> APIRouter:
     ) -> ModelPage:
         """Registered models by name, a page at a time."""
         found = await engine.list_models(after, limit + 1)
-        items = [ModelItem(**asdict(summary)) for summary in found[:limit]]
-        return ModelPage(models=items, next=items[-1].name if len(found) > limit else None)
+        return ModelPage(models=found[:limit], next=found[limit - 1].name if len(found) > limit else None)
 
     @router.get("/{name:path}", response_model=ModelReply, operation_id="get_model", summary="Show a model")
     async def show(name: str) -> Response:

@@ -6,7 +6,9 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-__all__ = ["ModelItem", "ModelPage", "ModelReply"]
+from weightloom.registry import ModelSummary
+
+__all__ = ["ModelPage", "ModelReply"]
 
 
 class ModelReply(BaseModel):
@@ -24,19 +26,8 @@ class ModelReply(BaseModel):
     tensors: list[dict[str, Any]] = Field(description="The specs, each with numel, w_length and degrees_of_freedom.")
 
 
-class ModelItem(BaseModel):
-    """A registered model in a list."""
-
-    name: str
-    digest: str
-    tensors: int
-    numel: int
-    w_numbers: int
-    created_at: str
-
-
 class ModelPage(BaseModel):
     """One page of models by name."""
 
-    models: list[ModelItem]
+    models: list[ModelSummary]
     next: str | None = Field(description="Pass it as `after` to get the next page; null on the last one.")

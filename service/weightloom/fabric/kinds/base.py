@@ -7,6 +7,7 @@ something that can fill any range of elements. To add a kind, write that file an
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from typing import Annotated, Any, Protocol
 
 import numpy as np
@@ -54,7 +55,7 @@ TensorName = Annotated[str, Field(min_length=1, max_length=MAX_NAME_LENGTH), Aft
 Shape = Annotated[tuple[Dimension, ...], Field(max_length=MAX_DIMENSIONS), AfterValidator(_numel_in_limit)]
 
 
-class BaseTensorSpec(BaseModel):
+class BaseTensorSpec(BaseModel, ABC):
     """What every tensor spec has: a ``name``, a ``shape`` (n, …) and a ``kind``."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -69,14 +70,14 @@ class BaseTensorSpec(BaseModel):
         return math.prod(self.shape)
 
     @property
+    @abstractmethod
     def w_length(self) -> int | None:
         """Length l of this tensor's w, or None where the kind takes no w."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def degrees_of_freedom(self) -> int:
         """Dimension of the set of W's that some w can reach."""
-        raise NotImplementedError
 
     @property
     def draws_per_element(self) -> int:
@@ -88,6 +89,6 @@ class BaseTensorSpec(BaseModel):
         """Normal numbers to draw before the first element."""
         return 0
 
+    @abstractmethod
     def weaver(self, seed: int, w: F32, backend: Backend) -> Weaver:
         """Make ready for the model's ``seed`` and a ``w`` (B, l); kinds without w get one of shape (1, 0)."""
-        raise NotImplementedError
