@@ -66,7 +66,7 @@ def verify(
     checked = _compare_all(made, stored, windows)
     total = sum(section.stop - section.start for section, _ in pairs)
     part = f"all {total:,} bytes" if checked >= total else f"{checked:,} of {total:,} bytes, sampled (--full for all)"
-    console().print(f"[bold green]bit-equal[/]: {len(pairs)} tensors, {part}")
+    console().print(f"[bold green]bit-equal[/]: {part}; tensors: {len(pairs)}")
 
 
 def _match(made: VirtualFile, stored: StoredFile) -> list[tuple[TensorSection, Entry]]:

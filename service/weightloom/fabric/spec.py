@@ -124,9 +124,9 @@ class ModelSpec(BaseModel):
     def description(self) -> str:
         """What a user must know of this model: its size, and where its W's are not free."""
         numel, numbers = sum(t.numel for t in self.tensors), sum(t.w_length or 0 for t in self.tensors)
-        size = f"{len(self.tensors)} tensors of {numel} elements in all, made from {numbers} numbers."
+        size = f"Tensors: {len(self.tensors)}; elements: {numel}; numbers in w: {numbers}."
         warnings = [text for text in map(degrees_of_freedom_warning, self.tensors) if text]
-        more = [f"The same holds for {len(warnings) - 1} more tensors."] if len(warnings) > 1 else []
+        more = [f"So it is with {len(warnings) - 1} more."] if len(warnings) > 1 else []
         return " ".join([size, *warnings[:1], *more])
 
 
