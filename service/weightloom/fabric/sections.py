@@ -19,8 +19,8 @@ from weightloom.fabric.selection import Selected
 
 __all__ = ["HeaderSection", "Section", "TensorSection"]
 
-# A tile of many draws per element is made smaller, so that no tile keeps a worker for longer than some 4 ms.
-TILE_DRAWS = 1 << 22
+# A tile of many draws per element is made smaller, so that no tile keeps a worker for longer than some 2 ms.
+TILE_DRAWS = 1 << 21
 MIN_TILE_ELEMENTS = 4096  # one pass of the CPU kernels
 
 Bytes = npt.NDArray[np.uint8]
