@@ -21,7 +21,7 @@ __all__ = ["HeaderSection", "Section", "TensorSection"]
 
 # A tile of many draws per element is made smaller, so that no tile keeps a worker for longer than some 2 ms.
 TILE_DRAWS = 1 << 21
-MIN_TILE_ELEMENTS = 4096  # one pass of the CPU kernels
+MIN_TILE_ELEMENTS = 512  # whole groups of four rows, enough of them to fill the vector units
 
 Bytes = npt.NDArray[np.uint8]
 WeaverOf = Callable[[Selected], Weaver]
@@ -150,7 +150,7 @@ class TensorSection:
         return min(self.stop, self.start + end)
 
     def _aligned(self, tile_bytes: int) -> int:
-        """The tile size in whole kernel passes, so that no group of rows is drawn twice."""
+        """The tile size in whole groups of four rows, so that none is drawn twice."""
         size, step = self.tile_size(tile_bytes), MIN_TILE_ELEMENTS * self.dtype.itemsize
         return size // step * step or size // self.dtype.itemsize * self.dtype.itemsize
 
