@@ -56,6 +56,7 @@ def _config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         http=TileProtocol,
+        ws="none",
         host=settings.host,
         port=settings.port,
         log_level=settings.log_level,

@@ -210,3 +210,34 @@ def test_other_methods_and_media_types_are_told(server: Server) -> None:
     assert "application/json" in form.json()["detail"]
     query = server.post_json("/fabricate?dtype=F16", INLINE)
     assert (query.status, query.json()["errors"][0]["field"]) == (422, "query")
+
+
+HALF_WAY = b"1.000000059604644775390625"  # makes the server read the numbers' text again
+TENSOR = b'{"name":"b","shape":[2],"kind":"identity"}'
+HOSTILE = {
+    "lone surrogate as a key": b'{"seed":1,"tensors":[%b],"w":{"b":[1,2]},"\\ud800":1}' % TENSOR,
+    "lone surrogate as a tensor": b'{"seed":1,"tensors":[%b],"w":{"\\ud800":[1,2]}}' % TENSOR,
+    "seed of 5000 digits": b'{"seed":%b,"tensors":[%b],"w":{"b":[1,2]}}' % (b"9" * 5000, TENSOR),
+    "offset of 5000 digits": b'{"seed":1,"tensors":[%b],"w":{"b":[1,2]},"offset":%b}' % (TENSOR, b"9" * 5000),
+    "rows of 5000 digits": b'{"seed":1,"tensors":[%b],"w":{"b":[1,2]},"rows":{"b":[0,%b]}}' % (TENSOR, b"9" * 5000),
+    "shape of 5000 digits": b'{"seed":1,"tensors":[{"name":"b","shape":[%b]}]}' % (b"9" * 5000),
+    "number of 5000 digits": b'{"seed":1,"tensors":[%b],"w":{"b":[%b,%b]}}' % (TENSOR, HALF_WAY, b"9" * 5000),
+    "enormous exponent": b'{"seed":1,"tensors":[%b],"w":{"b":[%b,1e99999999999999999999]}}' % (TENSOR, HALF_WAY),
+    "deep w": b'{"seed":1,"tensors":[%b],"w":{"b":%b}}' % (TENSOR, b"[" * 10_000),
+    "kind that is a list": b'{"seed":1,"tensors":[{"name":"b","shape":[2],"kind":["identity"]}]}',
+}
+
+
+@pytest.mark.parametrize("path", ["/fabricate", "/v1/models"])
+@pytest.mark.parametrize("body", HOSTILE.values(), ids=HOSTILE.keys())
+def test_hostile_json_is_refused_like_any_other(server: Server, body: bytes, path: str) -> None:
+    reply = server.request(
+        "POST", path, body.replace(b'{"seed"', b'{"name":"a","seed"', 1), content_type="application/json"
+    )
+    assert (reply.status, reply.json()["status"]) == (422, 422)
+
+
+def test_a_vanishing_exponent_beside_a_half_way_number_is_zero(server: Server) -> None:
+    body = b'{"seed":1,"tensors":[%b],"w":{"b":[%b,1e-99999999999999999999]}}' % (TENSOR, HALF_WAY)
+    reply = server.request("POST", "/fabricate", body, content_type="application/json")
+    assert safetensors.torch.load(reply.data)["b"].tolist() == [1.0, 0.0]

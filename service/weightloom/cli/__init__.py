@@ -47,5 +47,6 @@ def main() -> None:
     try:
         app()
     except (WeightloomError, WeightloomClientError, OSError) as error:
-        console(stderr=True).print(f"[bold red]error:[/] {escape(str(error))}")
+        text = str(error).encode(errors="backslashreplace").decode()
+        console(stderr=True).print(f"[bold red]error:[/] {escape(text)}")
         sys.exit(1)

@@ -143,7 +143,7 @@ def _entry(name: str, fields: Any, start: int, stop: int) -> Entry:
 
 
 def _naturals(value: Any) -> bool:
-    return isinstance(value, list) and all(type(x) is int and x >= 0 for x in value)
+    return isinstance(value, list) and all(type(x) is int and 0 <= x <= MAX_FILE_BYTES for x in value)
 
 
 def _check_cover(entries: Iterable[Entry], start: int, stop: int) -> None:

@@ -37,6 +37,7 @@ __all__ = [
 
 MAX_TENSORS = 100_000
 MAX_SEED = (1 << 64) - 1
+LONGEST_SHOWN_BITS = 1024
 MODEL_NAME_PATTERN = r"^[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?(?:/[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)*$"
 DIGEST_PATTERN = re.compile(r"[0-9a-f]{64}")
 
@@ -162,7 +163,12 @@ def _got(item: Any) -> str:
     if item["type"] == "missing":
         return "nothing"
     value = item["input"]
-    return f"{type(value).__name__} of {len(value)} entries" if isinstance(value, dict | list | tuple) else repr(value)
+    if isinstance(value, dict | list | tuple):
+        return f"{type(value).__name__} of {len(value)} entries"
+    too_long = (
+        isinstance(value, int) and value.bit_length() > LONGEST_SHOWN_BITS
+    )  # Python refuses to print very long ones
+    return f"an integer of {value.bit_length()} bits" if too_long else repr(value)
 
 
 def _path(loc: Sequence[int | str], hidden: Collection[str]) -> str:

@@ -40,9 +40,8 @@ def needs_exact_text(values: npt.NDArray[np.float64]) -> bool:
 def nearest_float32(text: str) -> float:
     """The decimal ``text`` as the nearest float32 (ties to even), rounded once. Returned as a Python float."""
     value = float(text)
-    exact, rounded = Decimal(text), Decimal(value) if math.isfinite(value) else None
-    if rounded is not None and exact != rounded:
-        value = math.nextafter(value, math.inf if exact > rounded else -math.inf) if _half_way(value) else value
+    if _half_way(value) and Decimal(text) != Decimal(value):
+        value = math.nextafter(value, math.inf if Decimal(text) > Decimal(value) else -math.inf)
     with np.errstate(over="ignore"):
         return float(np.float32(value))
 

@@ -46,7 +46,8 @@ def problem(status: int, code: str, detail: str, violations: Any = ()) -> bytes:
     }
     if violations:
         document["errors"] = [violation.as_dict() for violation in violations]
-    return json.dumps(document, ensure_ascii=False).encode()
+    # What came may hold lone surrogates, which UTF-8 cannot; "\\ud800" is how JSON spells one.
+    return json.dumps(document, ensure_ascii=False).encode(errors="backslashreplace")
 
 
 def problem_of(error: Exception) -> tuple[int, bytes]:

@@ -67,6 +67,7 @@ MALFORMED = {
     "size and shape differ": raw({"a": tensor(0, 8, [3])}, b"0" * 8),
     "shape negative": raw({"a": tensor(0, 4, [-1])}, b"0000"),
     "shape enormous": raw({"a": tensor(0, 4, [2**62, 2**62])}, b"0000"),
+    "shape of 4000 digits": raw({"a": tensor(0, 4, [10**4000, 10**4000])}, b"0000"),
     "too many dimensions": raw({"a": tensor(0, 4, [1] * 33)}, b"0000"),
     "no fields": raw({"a": {}}),
     "a field too many": raw({"a": tensor(0, 4) | {"more": 1}}, b"0000"),
