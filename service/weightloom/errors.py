@@ -134,8 +134,7 @@ class LimitExceeded(WeightloomError):
 
     codes: ClassVar = {
         "output_too_large": "The response would be longer than `max_output_bytes`, or no reader could hold the file.",
-        "work_too_large": "So many w's at once need more work per tensor than `max_preparation`.",
-        "body_too_large": "The request is longer than `max_request_bytes`.",
+        "body_too_large": "The request is longer than `max_request_bytes`, or than `max_json_bytes` where it is JSON.",
     }
 
 

@@ -36,13 +36,12 @@ class Settings(BaseSettings):
         4, ge=1, le=64, description="Tiles in flight per stream; tile_bytes × tile_window bounds a stream's memory."
     )
     max_request_bytes: int = Field(64 << 20, ge=1, description="Largest request body, in bytes.")
-    max_output_bytes: int = Field(1 << 40, ge=1, description="Most bytes that one response may send.")
-    max_preparation: int = Field(
-        1 << 33,
+    max_json_bytes: int = Field(
+        16 << 20,
         ge=1,
-        description="Most multiply-adds for the h's of one tensor: B × (l + 2 hidden_dim) × r for B w's at once. "
-        "They are one job of one worker; the default takes some seconds.",
+        description="Largest JSON body of POST /fabricate, in bytes; longer w's come as safetensors, which is faster.",
     )
+    max_output_bytes: int = Field(1 << 40, ge=1, description="Most bytes that one response may send.")
     max_page: int = Field(1000, ge=1, description="Most models in one page of a list.")
     shutdown_seconds: int = Field(30, ge=0, description="How long running streams may go on after SIGTERM.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level of log lines.")
@@ -61,5 +60,4 @@ class Settings(BaseSettings):
             tile_bytes=self.tile_bytes,
             tile_window=self.tile_window,
             max_output_bytes=self.max_output_bytes,
-            max_preparation=self.max_preparation,
         )

@@ -14,14 +14,13 @@ from weightloom.engine.limits import EngineLimits
 from weightloom.engine.tiles import TileScheduler, TileStream
 from weightloom.errors import LimitExceeded
 from weightloom.fabric import Backend, ModelSpec, VirtualFile
-from weightloom.fabric.layout import FileLayout
 from weightloom.registry import ModelSummary, Registry
 from weightloom.requests import FabricateRequest
 
 __all__ = ["Engine", "Fabrication"]
 
 # Below this a request is made on the event loop itself: some 50 microseconds, less than handing it to a thread costs.
-INLINE_BYTES, INLINE_DRAWS = 1 << 16, 1 << 15
+INLINE_BYTES, INLINE_WORK = 1 << 16, 1 << 15
 # From here on, planning itself takes milliseconds and goes to a thread.
 LARGE_PLAN_TENSORS, LARGE_PLAN_NUMBERS = 64, 1 << 16
 
@@ -101,23 +100,17 @@ class Engine:
         )
         length = request.length if request.length is not None else max(0, file.size - request.offset)
         file.layout.check_range(request.offset, length)
-        self._check_limits(file.layout, length)
-        file.etag  # noqa: B018 - computed here, where a large w does not hold up the event loop
-        return Fabrication(file, request.offset, request.offset + length, self)
-
-    def _check_limits(self, layout: FileLayout, length: int) -> None:
-        limits = self.limits
-        if length > limits.max_output_bytes:
-            expected = f"at most {limits.max_output_bytes} (setting max_output_bytes); ask for part of it"
+        if length > self.limits.max_output_bytes:
+            expected = f"at most {self.limits.max_output_bytes} (setting max_output_bytes); ask for part of it"
             raise LimitExceeded.at("output bytes", length, expected, code="output_too_large")
-        if layout.preparation > limits.max_preparation:
-            expected = f"at most {limits.max_preparation} (setting max_preparation); send fewer w's at once"
-            raise LimitExceeded.at("B x (l + 2 hidden_dim) x r", layout.preparation, expected, code="work_too_large")
+        # Both are kept: computed here, where a large file does not hold up the event loop.
+        file.etag, file.layout.work  # noqa: B018
+        return Fabrication(file, request.offset, request.offset + length, self)
 
     async def stream(self, fabrication: Fabrication) -> AsyncGenerator[memoryview, None]:
         """The tiles of a fabrication, made ahead of the reader by a bounded window."""
         file = fabrication.file
-        if fabrication.size <= INLINE_BYTES and file.layout.draws <= INLINE_DRAWS:
+        if fabrication.size <= INLINE_BYTES and file.layout.work <= INLINE_WORK:
             out = np.empty(fabrication.size, np.uint8)
             file.read_into(fabrication.start, out)
             yield out.data.toreadonly()

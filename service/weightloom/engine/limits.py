@@ -21,11 +21,9 @@ class EngineLimits:
 
     threads: tile workers. tile_bytes: output of a tile. tile_window: tiles in flight per stream; a stream holds at most
     tile_bytes x tile_window, beside what its transport buffers. max_output_bytes: of one response.
-    max_preparation: multiply-adds that one tensor's h may take, which is one job of one worker.
     """
 
     threads: int = field(default_factory=available_cores)
     tile_bytes: int = TILE_BYTES
     tile_window: int = 4
     max_output_bytes: int = 1 << 40
-    max_preparation: int = 1 << 33

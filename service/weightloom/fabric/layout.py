@@ -14,7 +14,7 @@ from weightloom.errors import InvalidSelection
 from weightloom.fabric.cache import BoundedCache
 from weightloom.fabric.dtypes import DType
 from weightloom.fabric.safetensors import build_header
-from weightloom.fabric.sections import HeaderSection, Section, TensorSection
+from weightloom.fabric.sections import TILE_PREPARATION, HeaderSection, Section, TensorSection
 from weightloom.fabric.selection import Selected, select
 from weightloom.fabric.spec import ModelSpec
 from weightloom.fabric.streams import GENERATOR
@@ -23,12 +23,17 @@ __all__ = ["TILE_BYTES", "FileLayout", "lay_out"]
 
 TILE_BYTES = 1 << 20
 TILE_SECTIONS = 256  # so that a model of very many tiny tensors still makes short tiles
-KEPT_SECTIONS = 120_000  # layouts are kept until they have this many sections in all
+KEPT_BYTES = 128 << 20  # of layouts in all; enough for one of 100,000 tensors
+SECTION_BYTES = 1024  # what a section takes, with its place in the key
 
 Batches = Mapping[str, int | None]
-_layouts: BoundedCache[tuple[object, ...], FileLayout] = BoundedCache(
-    KEPT_SECTIONS, lambda layout: len(layout.sections)
-)
+
+
+def _weight(layout: FileLayout) -> int:
+    return len(layout.header) + SECTION_BYTES * (len(layout.sections) + 1)
+
+
+_layouts: BoundedCache[tuple[object, ...], FileLayout] = BoundedCache(KEPT_BYTES, _weight)
 
 
 def lay_out(
@@ -43,6 +48,7 @@ def lay_out(
     Raises InvalidSelection, LimitExceeded.
     """
     chosen = None if tensors is None else frozenset(tensors)
+    batches = batches if chosen is None else {name: batch for name, batch in batches.items() if name in chosen}
     ranges = tuple(sorted((name, *ends) for name, ends in (rows or {}).items()))
     key = (model.digest, dtype, chosen, ranges, tuple(sorted(batches.items())))
     layout = _layouts.get(key)
@@ -69,14 +75,9 @@ class FileLayout:
         self.size = self.sections[-1].stop
 
     @cached_property
-    def draws(self) -> int:
-        """Normal numbers that the whole file takes at most: the measure of its work."""
-        return sum(section.draws for section in self.sections)
-
-    @cached_property
-    def preparation(self) -> int:
-        """Multiply-adds for the h's of the tensor that takes most of them."""
-        return max(section.preparation for section in self.sections)
+    def work(self) -> int:
+        """Normal numbers and multiply-adds that the whole file takes."""
+        return sum(section.draws + section.preparation for section in self.sections)
 
     def check_range(self, offset: int, length: int) -> None:
         """Raise InvalidSelection unless the file has ``length`` bytes at ``offset``."""
@@ -91,6 +92,7 @@ class FileLayout:
         while position < self.size:
             section = self.section_at(position)
             whole = (section.stop - section.start) / section.tile_size(tile_bytes) + 1 / TILE_SECTIONS
+            whole += section.preparation / TILE_PREPARATION
             if whole > 1 and position == offset:
                 return section.cut(position, tile_bytes)
             share += whole

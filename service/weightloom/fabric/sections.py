@@ -21,10 +21,13 @@ __all__ = ["HeaderSection", "Section", "TensorSection"]
 
 # A tile of many draws per element is made smaller, so that no tile keeps a worker for longer than some 2 ms.
 TILE_DRAWS = 1 << 21
+# An h is made for so many w's at once that this takes some 100 ms and 1 MiB at most (or for one w, where that is more).
+BLOCK_PREPARATION, BLOCK_NUMBERS = 1 << 27, 1 << 18
+TILE_PREPARATION = 1 << 24  # multiply-adds that are worth a tile, so that preparations do not pile up in one
 MIN_TILE_ELEMENTS = 512  # whole groups of four rows, enough of them to fill the vector units
 
 Bytes = npt.NDArray[np.uint8]
-WeaverOf = Callable[[Selected], Weaver]
+WeaverOf = Callable[["TensorSection", int], Weaver]  # of a section's block of w's by its number
 
 
 class Section(Protocol):
@@ -50,7 +53,7 @@ class Section(Protocol):
 
     @property
     def preparation(self) -> int:
-        """Multiply-adds before its first byte can be made."""
+        """Multiply-adds for all h's of the section."""
 
     def fill(self, offset: int, out: Bytes, weaver_of: WeaverOf) -> None:
         """Write the ``len(out)`` bytes at ``offset`` (in the file)."""
@@ -122,10 +125,17 @@ class TensorSection:
         spec = self.part.spec
         return spec.draws_to_prepare + self.size // self.dtype.itemsize * spec.draws_per_element
 
-    @property
+    @cached_property
     def preparation(self) -> int:
         """Each number of P, Q and S meets each w of the batch once."""
         return self.part.spec.draws_to_prepare * (1 if self.batch is None else self.batch)
+
+    @cached_property
+    def block(self) -> int:
+        """How many w's are prepared together: all of them, or fewer where that would take long or much memory."""
+        spec = self.part.spec
+        by_work = BLOCK_PREPARATION // max(1, spec.draws_to_prepare)
+        return max(1, min(by_work, BLOCK_NUMBERS // max(1, spec.draws_per_element)))
 
     def tile_size(self, tile_bytes: int) -> int:
         """Fewer bytes than ``tile_bytes`` where many numbers are drawn for each element."""
@@ -142,7 +152,7 @@ class TensorSection:
         size, row = self._aligned(tile_bytes), self.row_bytes
         within = offset - self.start
         if row <= size:
-            several = size // row * row
+            several = min(size // row, self.block) * row
             end = (within // several + 1) * several
         else:
             first, column = within // row * row, within % row
@@ -160,25 +170,29 @@ class TensorSection:
         begin, end = offset - self.start, offset - self.start + len(out)
         first, last = begin // size, -(-end // size)
         if begin % size == 0 and end % size == 0 and out.ctypes.data % size == 0:
-            self._fill_elements(first, last, out.view(self.dtype.storage), weaver_of(self.part))
+            self._fill_elements(first, last, out.view(self.dtype.storage), weaver_of)
         else:
             cover = np.empty(last - first, self.dtype.storage)
-            self._fill_elements(first, last, cover, weaver_of(self.part))
+            self._fill_elements(first, last, cover, weaver_of)
             out[:] = cover.view(np.uint8)[begin - first * size :][: len(out)]
 
-    def _fill_elements(self, first: int, last: int, out: npt.NDArray[Any], weaver: Weaver) -> None:
+    def _fill_elements(self, first: int, last: int, out: npt.NDArray[Any], weaver_of: WeaverOf) -> None:
         done = 0
-        for row, column, rows, count in _blocks(first, last, self.part.count):
+        for row, column, rows, count in _blocks(first, last, self.part.count, self.block):
             block = out[done : done + rows * count].reshape(rows, count)
-            weaver.fill(row, self.part.start + column, self.dtype, block)
+            weaver = weaver_of(self, row // self.block)
+            weaver.fill(row % self.block, self.part.start + column, self.dtype, block)
             done += rows * count
 
 
-def _blocks(first: int, last: int, count: int) -> Iterator[tuple[int, int, int, int]]:
-    """Elements first ... last - 1 of (B, count) as blocks (row, column, rows, columns): whole rows go together."""
+def _blocks(first: int, last: int, count: int, most: int) -> Iterator[tuple[int, int, int, int]]:
+    """Elements first ... last - 1 of (B, count) as blocks (row, column, rows, columns).
+
+    Whole rows go together, but none across a multiple of ``most``.
+    """
     while first < last:
         row, column = divmod(first, count)
-        whole = (last - first) // count if column == 0 else 0
+        whole = min((last - first) // count, most - row % most) if column == 0 else 0
         width = count if whole else min(count - column, last - first)
         yield row, column, max(whole, 1), width
         first += max(whole, 1) * width

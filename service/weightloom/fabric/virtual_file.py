@@ -20,13 +20,14 @@ from weightloom.fabric.backend import Backend, load_backend
 from weightloom.fabric.dtypes import DType
 from weightloom.fabric.kinds import Weaver
 from weightloom.fabric.layout import TILE_BYTES, lay_out
+from weightloom.fabric.sections import TensorSection
 from weightloom.fabric.selection import Selected
 from weightloom.fabric.spec import ModelSpec
 from weightloom.fabric.vectors import check_given, check_missing
 
 __all__ = ["VirtualFile"]
 
-KEPT_WEAVERS = 16  # a stream moves through the tensors in order; an h can take megabytes, so few are kept
+KEPT_WEAVERS = 16  # a stream moves through the tensors in order; an h takes 1 MiB at most, but for one very long w
 
 _NO_W = np.empty((1, 0), np.float32)
 
@@ -55,7 +56,7 @@ class VirtualFile:
         self.layout = lay_out(model, dtype, tensors, rows, batches)
         check_missing(self._w, (part.spec for part in self.layout.parts))
         self._backend = backend or load_backend()
-        self._weavers: OrderedDict[str, Weaver] = OrderedDict()
+        self._weavers: OrderedDict[tuple[str, int], Weaver] = OrderedDict()
         self._lock = threading.Lock()
 
     @property
@@ -100,13 +101,15 @@ class VirtualFile:
     def _w_of(self, part: Selected) -> npt.NDArray[np.float32]:
         return np.atleast_2d(self._w.get(part.spec.name, _NO_W))
 
-    def _weaver(self, part: Selected) -> Weaver:
-        """This tensor's weaver. The lock keeps two threads from computing one h twice."""
-        name = part.spec.name
+    def _weaver(self, section: TensorSection, block: int) -> Weaver:
+        """The weaver of a block of w's of a tensor. The lock keeps two threads from computing one h twice."""
+        spec, first = section.part.spec, block * section.block
+        key = (spec.name, block)
         with self._lock:
-            if name not in self._weavers:
-                self._weavers[name] = part.spec.weaver(self.model.seed, self._w_of(part), self._backend)
+            if key not in self._weavers:
+                w = self._w_of(section.part)[first : first + section.block]
+                self._weavers[key] = spec.weaver(self.model.seed, w, self._backend)
                 if len(self._weavers) > KEPT_WEAVERS:
                     self._weavers.popitem(last=False)
-            self._weavers.move_to_end(name)
-            return self._weavers[name]
+            self._weavers.move_to_end(key)
+            return self._weavers[key]

@@ -27,8 +27,8 @@ LIMITS = (
     "tile_bytes",
     "tile_window",
     "max_request_bytes",
+    "max_json_bytes",
     "max_output_bytes",
-    "max_preparation",
     "max_page",
     "shutdown_seconds",
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Iterator
 from contextlib import aclosing
 from types import SimpleNamespace
@@ -99,13 +100,28 @@ def test_limits_and_ranges_are_checked_before_anything_is_made(engine: Engine) -
         engine.plan(FabricateRequest(SPEC, W, offset=4_000_000, length=10_000))
 
 
-def test_more_w_at_once_than_a_worker_should_chew_are_refused(engine: Engine) -> None:
-    tensor = {"name": "t", "shape": [1], "l": 4, "r": 4096, "hidden_dim": 1 << 16}
-    spec = ModelSpec.from_value({"name": "m", "seed": 1, "tensors": [tensor]})
-    engine.plan(FabricateRequest(spec, {"t": np.ones((15, 4))}))
-    with pytest.raises(LimitExceeded, match="setting max_preparation") as caught:
-        engine.plan(FabricateRequest(spec, {"t": np.ones((16, 4))}))
-    assert caught.value.code == "work_too_large"
+def test_large_batches_are_prepared_block_by_block(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    tensor = {"name": "t", "shape": [3], "l": 2, "r": 4, "hidden_dim": 8}
+    spec = ModelSpec.from_value({"name": "blocks", "seed": 1, "tensors": [tensor]})
+    w = np.random.default_rng(1).standard_normal((1000, 2))
+    whole = VirtualFile(spec, {"t": w}).read(0, 1000)
+    monkeypatch.setattr("weightloom.fabric.sections.BLOCK_PREPARATION", 72 * 7)
+    again = ModelSpec.from_value({"name": "blocks", "seed": 1, "tensors": [tensor | {"scale": 1.0}]})
+    file = VirtualFile(again, {"t": w[:999]})
+    assert file.layout.sections[1].block == 7  # type: ignore[attr-defined]
+    header = len(file.header)
+    assert file.read(header, 500) == VirtualFile(spec, {"t": w}).read(header, 500) == whole[header : header + 500]
+    assert asyncio.run(read(engine, FabricateRequest(spec, {"t": w[:999]}))) == file.read(0, file.size)
+
+
+def test_heavy_preparations_do_not_pile_up_in_one_tile(engine: Engine) -> None:
+    tensors = [{"name": f"t{i}", "shape": [1], "l": 1, "r": 64, "hidden_dim": 1 << 18} for i in range(5)]
+    spec = ModelSpec.from_value({"name": "heavy", "seed": 1, "tensors": tensors})
+    layout = engine.plan(FabricateRequest(spec, {f"t{i}": np.ones(1) for i in range(5)})).file.layout
+    cuts = [len(layout.header)]
+    while cuts[-1] < layout.size:
+        cuts.append(layout.next_cut(cuts[-1], 1 << 20))
+    assert [b - a for a, b in itertools.pairwise(cuts)] == [4] * 5
 
 
 def test_models_by_name_and_by_digest(engine: Engine) -> None:
