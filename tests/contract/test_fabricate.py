@@ -89,13 +89,15 @@ def test_a_cut_transfer_goes_on_at_its_byte(server: Server) -> None:
         assert rest.headers["Content-Range"] == f"bytes {offset}-{size - 1}/{size}"
     nothing = post(server, INLINE | {"offset": len(whole.data)}, if_match=etag)
     assert (nothing.status, nothing.data) == (206, b"")
+    assert nothing.headers["Content-Range"] == f"bytes */{len(whole.data)}"
+    assert post(server, INLINE | {"offset": 5}, if_match="W/" + etag).status == 412
     other = post(server, INLINE | {"offset": 5, "dtype": "F16"}, if_match=etag)
     assert (other.status, other.json()["code"]) == (412, "etag_mismatch")
 
 
 def test_if_none_match_saves_the_transfer(server: Server) -> None:
     etag = post(server).headers["ETag"]
-    for condition in (etag, f'"other", {etag}', "*"):
+    for condition in (etag, f'"other", {etag}', f"W/{etag}", "*"):
         same = post(server, if_none_match=condition)
         assert (same.status, same.data, same.headers["ETag"]) == (304, b"", etag)
     assert post(server, if_none_match='"other"').status == 200
@@ -138,6 +140,8 @@ WRONG: list[tuple[str, Any, int, str, str]] = [
     ("offset outside", broken(offset=10_000), 422, "offset_out_of_range", "offset"),
     ("length outside", broken(length=10_000), 422, "offset_out_of_range", "length"),
     ("offset negative", broken(offset=-1), 422, "invalid_request", "offset"),
+    ("offset of text", broken(offset="5"), 422, "invalid_request", "offset"),
+    ("rows of text", broken(rows={"t": ["0", True]}), 422, "invalid_request", "rows['t'][0]"),
     ("no object", [1, 2], 422, "invalid_request", "body"),
 ]
 

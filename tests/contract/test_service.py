@@ -85,12 +85,26 @@ def test_limits_are_kept_on_every_route(tmp_path: Path) -> None:
             reply = server.post_json(path, {"name": "x" * 2000})
             assert (reply.status, reply.json()["code"]) == (413, "body_too_large")
             assert "max_request_bytes" in reply.json()["detail"]
-        tensors = [{"name": "t", "shape": [100, 100], "kind": "constant", "value": "ones"}]
+        tensors: list[dict[str, object]] = [{"name": "t", "shape": [100, 100], "kind": "constant", "value": "ones"}]
         whole = server.post_json("/fabricate", {"seed": 1, "tensors": tensors})
         assert (whole.status, whole.json()["code"]) == (413, "output_too_large")
         assert "max_output_bytes" in whole.json()["detail"]
         part = server.post_json("/fabricate", {"seed": 1, "tensors": tensors, "length": 5000})
         assert (part.status, len(part.data)) == (206, 5000)
+
+
+def test_long_json_is_sent_to_the_faster_form(tmp_path: Path) -> None:
+    with running_server(tmp_path / "data", max_json_bytes=100) as server:
+        reply = server.post_json("/fabricate", {"name": "x" * 200})
+        assert (reply.status, reply.json()["code"]) == (413, "body_too_large")
+        assert "max_json_bytes" in reply.json()["detail"]
+        longer = server.request("POST", "/fabricate", b"x" * 200, content_type="application/octet-stream")
+        assert longer.json()["code"] == "malformed_safetensors"
+
+
+@pytest.mark.parametrize("path", ["/", "/healthz", "/readyz", "/v1/models", "/docs"])
+def test_head_is_answered_like_get(server: Server, path: str) -> None:
+    assert (server.request("HEAD", path).status, server.request("HEAD", path).data) == (200, b"")
 
 
 def test_a_body_that_announces_no_length_is_limited_too(tmp_path: Path) -> None:

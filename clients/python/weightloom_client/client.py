@@ -10,7 +10,7 @@ from typing import Any, Protocol, Self
 from urllib.parse import quote, urlencode
 
 import urllib3
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import HTTPError, ProtocolError
 
 from weightloom_client.errors import ServerError, ServerUnreachable
 
@@ -19,6 +19,7 @@ __all__ = ["Client"]
 CHUNK_BYTES = 1 << 20
 FIRST_PAUSE_SECONDS = 0.2
 Progress = Callable[[int, int], None]
+Options = Mapping[str, Sequence[str]]
 
 
 class Writable(Protocol):
@@ -31,8 +32,8 @@ class Writable(Protocol):
 class Client:
     """Talks to the server at ``url``.
 
-    timeout: seconds without a byte before an attempt counts as failed. tries: attempts of one transfer in all; each
-    goes on at the byte where the last one broke off.
+    timeout: seconds without a byte before an attempt counts as failed. tries: attempts on end that bring no byte; each
+    goes on where the last one broke off.
     """
 
     def __init__(self, url: str, *, timeout: float = 60.0, tries: int = 5) -> None:
@@ -73,7 +74,7 @@ class Client:
         self,
         file: Writable,
         body: bytes,
-        options: Mapping[str, Sequence[str]],
+        options: Options,
         progress: Progress = lambda done, total: None,
     ) -> str:
         """Stream the file that a safetensors ``body`` of w's and ``options`` describe into ``file``; returns its ETag.
@@ -81,11 +82,12 @@ class Client:
         A transfer that breaks off goes on at its byte, under If-Match, so that the bytes are those of one file.
         progress: called with the bytes done and in all. Raises ServerError, ServerUnreachable.
         """
-        done, etag, reason = 0, "", None
-        for attempt in range(self._tries):
-            time.sleep(FIRST_PAUSE_SECONDS * (2**attempt - 1) * random.random())
+        done, etag, reason, failures = 0, "", None, 0
+        while failures < self._tries:
+            time.sleep(FIRST_PAUSE_SECONDS * (2**failures - 1) * random.random())
+            begun_at = done
             try:
-                reply = self._fabricate(body, options, done, etag)
+                reply = self._fabricate(body, _rest_of(options, done), etag)
                 etag = reply.headers["ETag"]
                 total = done + int(reply.headers["Content-Length"])
                 for chunk in reply.stream(CHUNK_BYTES):  # raises where the body is shorter than its Content-Length
@@ -94,18 +96,17 @@ class Client:
                     progress(done, total)
                 return etag
             except HTTPError as error:
-                reason = error
-        raise ServerUnreachable(f"{self._url} failed {self._tries} times, at byte {done} of the file: {reason}")
+                reason, failures = error, failures + 1 if done == begun_at else 1
+        raise ServerUnreachable(f"{self._url} failed {failures} times on end, at byte {done}: {reason}")
 
-    def _fabricate(
-        self, body: bytes, options: Mapping[str, Sequence[str]], offset: int, etag: str
-    ) -> urllib3.BaseHTTPResponse:
-        query = dict(options) | ({"offset": [str(offset)]} if offset else {})
+    def _fabricate(self, body: bytes, query: Options, etag: str) -> urllib3.BaseHTTPResponse:
         headers = {"Content-Type": "application/octet-stream"} | ({"If-Match": etag} if etag else {})
         url = f"{self._url}/fabricate?{urlencode(query, doseq=True)}"
         reply = self._http.request("POST", url, body=body, headers=headers, preload_content=False)
         if reply.status not in (200, 206):
             raise _server_error(reply)
+        if "ETag" not in reply.headers or "Content-Length" not in reply.headers:
+            raise ProtocolError("the reply broke off in its head")
         return reply
 
     def _json(self, method: str, path: str, body: bytes | None = None) -> dict[str, Any]:
@@ -118,6 +119,14 @@ class Client:
             raise _server_error(reply)
         value: dict[str, Any] = json.loads(reply.data) if reply.data else {}
         return value
+
+
+def _rest_of(options: Options, done: int) -> Options:
+    """The options of the same request without its first ``done`` bytes."""
+    if not done:
+        return options
+    rest = dict(options) | {"offset": [str(int(options.get("offset", ["0"])[0]) + done)]}
+    return rest | ({"length": [str(int(options["length"][0]) - done)]} if "length" in options else {})
 
 
 def _server_error(reply: urllib3.BaseHTTPResponse) -> ServerError:

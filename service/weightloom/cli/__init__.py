@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
 import typer
@@ -44,6 +45,7 @@ app.command("inspect")(inspect.inspect)
 
 def main() -> None:
     """Run the command line; errors of the product go to stderr in one line each, with exit code 1."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that half-written files go
     try:
         app()
     except (WeightloomError, WeightloomClientError, OSError) as error:

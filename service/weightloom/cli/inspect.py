@@ -96,7 +96,8 @@ def _show_file(out: Console, stored: StoredFile) -> None:
 
 
 def _stored_matrices(stored: StoredFile) -> list[Matrix]:
-    entries = [entry for entry in stored.entries.values() if entry.dtype == DType.BF16 or entry.dtype in PLAIN_DTYPES]
+    drawable = {DType.BF16, *PLAIN_DTYPES}
+    entries = [entry for entry in stored.entries.values() if entry.dtype in drawable and entry.end > entry.begin]
     return [Matrix(entry.name, entry.shape, partial(stored.elements, entry)) for entry in entries]
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 from weightloom_client import Client
 
@@ -39,7 +40,7 @@ def create(
         parsed = ModelSpec.parse(body)
         with local_engine(data_dir, create=True) as engine:
             reply = describe(engine.registry.create(parsed)[0], parsed)
-    console().print(f"[bold]{reply['name']}[/]  {reply['digest']}\n{reply['description']}")
+    console().print(f"[bold]{reply['name']}[/]  {reply['digest']}\n{escape(reply['description'])}")
 
 
 @app.command("list")

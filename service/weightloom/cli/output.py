@@ -25,7 +25,15 @@ def console(*, stderr: bool = False) -> Console:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """A file beside ``path`` that takes its name once it is whole and on disk, and leaves nothing behind otherwise."""
+    """A file beside ``path`` that takes its name once it is whole and on disk, and leaves nothing behind otherwise.
+
+    Links are followed; what is no regular file (a pipe, a device) is written to as it is.
+    """
+    path = path.resolve()
+    if path.exists() and not path.is_file():
+        with path.open("wb") as file:  # raises IsADirectoryError for a folder
+            yield file
+        return
     beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
         with beside.open("xb") as file:

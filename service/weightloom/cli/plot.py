@@ -67,12 +67,15 @@ def plot_matrices(matrices: Sequence[Matrix], path: Path, *, title: str) -> None
 
 def _draw(axes: Any, matrix: Matrix) -> None:
     values = matrix.sample()
-    limit = float(np.abs(values).max()) or 1.0
+    finite = np.isfinite(values)
+    values = np.where(finite, values, np.float32(0))
+    unseen = "" if finite.all() else f"; {int((~finite).sum())} not finite, drawn as 0"
+    limit = float(np.abs(values).max(initial=0.0)) or 1.0
     sampled = "" if values.shape == matrix.sides else f", {values.shape[0]} × {values.shape[1]} of it drawn"
     axes[0].imshow(values, cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest")
     axes[0].set_title(f"{matrix.name}  {' × '.join(map(str, matrix.shape)) or 'scalar'}{sampled}", fontsize=9)
     axes[1].hist(values.ravel(), bins=80, color="#b4552d")
-    axes[1].set_title(f"mean {values.mean():.3g}, standard deviation {values.std():.3g}", fontsize=9)
+    axes[1].set_title(f"mean {values.mean():.3g}, standard deviation {values.std():.3g}{unseen}", fontsize=9)
     if min(values.shape) == 1:
         axes[2].set_axis_off()  # a vector has one singular value: its length
         return

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, Optional
 
 import typer
+from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 __all__ = ["serve_command"]
@@ -23,7 +24,15 @@ def serve_command() -> Callable[..., None]:
         """Serve over REST until SIGTERM or Ctrl-C; running streams are finished first."""
         from weightloom.main import serve as run
 
-        run(Settings(**{name: value for name, value in options.items() if value is not None}))
+        try:
+            settings = Settings(**{name: value for name, value in options.items() if value is not None})
+        except ValidationError as error:
+            wrong = error.errors(include_url=False)[0]
+            name = str(wrong["loc"][0])
+            raise typer.BadParameter(
+                f"{name} (WEIGHTLOOM_{name.upper()}) = {wrong['input']!r}: {wrong['msg']}"
+            ) from error
+        run(settings)
 
     parameters = [_parameter(name, field) for name, field in Settings.model_fields.items()]
     serve.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]

@@ -45,6 +45,7 @@ def verify(
     request: options.Request = None,
     model: options.ModelOption = None,
     w: options.WFile = None,
+    tensors: options.Tensors = None,
     rows: options.Rows = None,
     samples: Annotated[int, typer.Option(min=1, help="Windows of 16 KiB to recompute, spread over the file.")] = 64,
     full: Annotated[bool, typer.Option("--full", help="Recompute every element.")] = False,
@@ -52,26 +53,28 @@ def verify(
 ) -> None:
     """Recompute sampled or all elements of FILE from model and w: bit-equal, or where it differs (exit code 1)."""
     stored = StoredFile(file)
-    wanted = options.read_request(request, model, w, rows=rows)
+    wanted = options.read_request(request, model, w, tensors=tensors, rows=rows)
     dtypes = {entry.dtype for entry in stored.entries.values()}
     if len(dtypes) != 1:
         raise InvalidInput.at(
             str(file), f"dtypes {sorted(dtypes)}", "one dtype for all tensors, as fabricated files have"
         )
-    wanted = replace(wanted, tensors=wanted.tensors or list(stored.entries), dtype=parse_dtype(dtypes.pop()))
+    wanted = replace(wanted, dtype=parse_dtype(dtypes.pop()))
     with options.engine_for(wanted, data_dir) as engine:
         made = engine.plan(replace(wanted, offset=0, length=None)).file
     pairs = _match(made, stored)
-    windows = _every_window(pairs) if full else _sampled_windows(pairs, samples)
-    checked = _compare_all(made, stored, windows)
-    total = sum(section.stop - section.start for section, _ in pairs)
-    part = f"all {total:,} bytes" if checked >= total else f"{checked:,} of {total:,} bytes, sampled (--full for all)"
+    total = sum(section.size for section, _ in pairs)
+    full = full or total <= samples * SAMPLE_BYTES
+    checked = _compare_all(made, stored, _every_window(pairs) if full else _sampled_windows(pairs, samples))
+    part = f"all {total:,} bytes" if full else f"{checked:,} of {total:,} bytes sampled (--full for all)"
     console().print(f"[bold green]bit-equal[/]: {part}; tensors: {len(pairs)}")
 
 
 def _match(made: VirtualFile, stored: StoredFile) -> list[tuple[TensorSection, Entry]]:
     """Each tensor of the file that should be, with its place in the file that is."""
     pairs = []
+    if extra := sorted(stored.entries.keys() - {part.spec.name for part in made.layout.parts}):
+        _differ(f"tensor {extra[0]!r} is in the file, and not in what model and w give")
     for section in made.layout.sections:
         if isinstance(section, TensorSection):
             entry = stored.entries.get(section.part.spec.name)
@@ -90,14 +93,17 @@ def _every_window(pairs: list[tuple[TensorSection, Entry]]) -> Iterator[Window]:
 
 
 def _sampled_windows(pairs: list[tuple[TensorSection, Entry]], samples: int) -> Iterator[Window]:
-    """The first bytes of every tensor, and ``samples`` windows at random places, more of them in larger tensors."""
+    """The first and last bytes of every tensor, and ``samples`` windows at random places, more in larger tensors.
+
+    Windows lie on a grid, and none is taken twice.
+    """
     sizes = [entry.end - entry.begin for _, entry in pairs]
-    for (section, entry), size in zip(pairs, sizes, strict=True):
-        yield Window(section, entry, 0, min(size, SAMPLE_BYTES))
-    for section, entry in random.choices(pairs, sizes, k=samples):
-        size, item = entry.end - entry.begin, section.dtype.itemsize
-        begin = random.randrange(0, max(1, size - SAMPLE_BYTES)) // item * item
-        yield Window(section, entry, begin, min(size, begin + SAMPLE_BYTES))
+    chosen = {(i, place) for i, size in enumerate(sizes) for place in (0, (size - 1) // SAMPLE_BYTES)}
+    for i in random.choices(range(len(pairs)), sizes, k=samples):
+        chosen.add((i, random.randrange(-(-sizes[i] // SAMPLE_BYTES))))
+    for i, place in sorted(chosen):
+        begin = place * SAMPLE_BYTES
+        yield Window(*pairs[i], begin, min(sizes[i], begin + SAMPLE_BYTES))
 
 
 def _compare_all(made: VirtualFile, stored: StoredFile, windows: Iterator[Window]) -> int:

@@ -76,7 +76,9 @@ Seed = Annotated[
     BeforeValidator(_seed, json_schema_input_type=int | str),
     PlainSerializer(str, return_type=str),
 ]
-Tensors = Annotated[tuple[TensorSpec, ...], Field(max_length=MAX_TENSORS), AfterValidator(_unique_names)]
+Tensors = Annotated[
+    tuple[TensorSpec, ...], Field(max_length=MAX_TENSORS, fail_fast=True), AfterValidator(_unique_names)
+]
 
 
 class ModelSpec(BaseModel):
@@ -92,7 +94,7 @@ class ModelSpec(BaseModel):
     def parse(cls, body: bytes | str) -> ModelSpec:
         """Read a spec from JSON. Raises MalformedBody or InvalidSpec, whose violations name the fields."""
         try:
-            value = json.loads(body)
+            value = json.loads(body if isinstance(body, str) else body.decode())  # of bytes it would guess the encoding
         except (ValueError, RecursionError) as error:
             raise MalformedBody(f"the body is not JSON: {error}", code="malformed_json") from error
         return cls.from_value(value)

@@ -8,6 +8,7 @@ lies exactly half-way between two float32's; ``needs_exact_text`` finds those, `
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from typing import Any
@@ -21,7 +22,11 @@ from weightloom.fabric.spec import ModelSpec
 
 __all__ = ["check_given", "check_missing", "nearest_float32", "needs_exact_text"]
 
+SMALLEST_NORMAL = float(np.finfo(np.float32).tiny)
+
 W = npt.NDArray[np.float32]
+
+_FLOAT64, _INT64 = struct.Struct("<d"), struct.Struct("<q")
 
 
 def needs_exact_text(values: npt.NDArray[np.float64]) -> bool:
@@ -30,7 +35,7 @@ def needs_exact_text(values: npt.NDArray[np.float64]) -> bool:
     # In float32's normal range, and at its upper edge, a middle has a one and then only zeros behind 23 bits.
     if np.any((bits & 0x1FFFFFFF) == 0x10000000):
         return True
-    tiny = np.abs(values) < float(np.finfo(np.float32).tiny)
+    tiny = np.abs(values) < SMALLEST_NORMAL
     if not np.any(tiny):
         return False
     steps = values[tiny] / 2.0**-150  # subnormal float32's are even numbers of these steps, middles are odd ones
@@ -38,16 +43,18 @@ def needs_exact_text(values: npt.NDArray[np.float64]) -> bool:
 
 
 def nearest_float32(text: str) -> float:
-    """The decimal ``text`` as the nearest float32 (ties to even), rounded once. Returned as a Python float."""
+    """A float64 that rounds to the float32 nearest to the decimal ``text`` (ties to even): rounded once in effect."""
     value = float(text)
-    if _half_way(value) and Decimal(text) != Decimal(value):
-        value = math.nextafter(value, math.inf if Decimal(text) > Decimal(value) else -math.inf)
-    with np.errstate(over="ignore"):
-        return float(np.float32(value))
+    if not _may_be_half_way(value) or not needs_exact_text(np.array([value])):
+        return value
+    exact, rounded = Decimal(text), Decimal(value)
+    return value if exact == rounded else math.nextafter(value, math.inf if exact > rounded else -math.inf)
 
 
-def _half_way(value: float) -> bool:
-    return needs_exact_text(np.array([value]))
+def _may_be_half_way(value: float) -> bool:
+    """The test of ``needs_exact_text``, cheap enough for each number of a long text."""
+    (bits,) = _INT64.unpack(_FLOAT64.pack(value))
+    return bits & 0x1FFFFFFF == 0x10000000 or abs(value) < SMALLEST_NORMAL
 
 
 def check_given(model: ModelSpec, w: Mapping[str, npt.NDArray[Any]]) -> dict[str, W]:

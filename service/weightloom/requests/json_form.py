@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, StrictInt, Tag, ValidationError
 from pydantic_core import from_json
 
 from weightloom.errors import InvalidInput, InvalidSpec, InvalidW, MalformedBody, WeightloomError
@@ -21,8 +21,11 @@ __all__ = ["ByModel", "Inline", "request_from_json"]
 W_TAGS = ("<vector>", "<batch>")
 SPEC_FIELDS = ("name", "seed", "tensors")
 Number = Annotated[float, Field(strict=True)]
-Vector = Annotated[list[Number], Tag(W_TAGS[0])]
-Batch = Annotated[list[list[Number]], Tag(W_TAGS[1])]
+Vector = Annotated[
+    list[Number], Field(fail_fast=True), Tag(W_TAGS[0])
+]  # one wrong number of millions is told, not all of them
+Batch = Annotated[list[Annotated[list[Number], Field(fail_fast=True)]], Field(fail_fast=True), Tag(W_TAGS[1])]
+Natural = Annotated[int, Field(ge=0, strict=True)]
 
 
 def _vector_or_batch(value: Any) -> str:
@@ -39,11 +42,11 @@ class Options(BaseModel):
         description="For each tensor that takes a w: l numbers, or a list of B such lists for B variants at once.",
     )
     dtype: str = Field("F32", json_schema_extra={"enum": ["F32", "F16", "BF16"]}, description="dtype of the file.")
-    rows: dict[str, tuple[int, int]] = Field(
+    rows: dict[str, tuple[StrictInt, StrictInt]] = Field(
         default_factory=dict, description="By tensor, [a, b): only these rows of its first dimension."
     )
-    offset: int = Field(0, ge=0, description="Send the file from this byte on (with If-Match: the file's ETag).")
-    length: int | None = Field(None, ge=0, description="Send only so many bytes from offset on; default: all the rest.")
+    offset: Natural = Field(0, description="Send the file from this byte on (with If-Match: the file's ETag).")
+    length: Natural | None = Field(None, description="Send only so many bytes from offset on; default: all the rest.")
 
 
 class ByModel(Options):

@@ -40,7 +40,7 @@ def build_app(engine: Engine, settings: Settings) -> ASGIApp:
     for error in (WeightloomError, HTTPException, RequestValidationError, Exception):
         api.add_exception_handler(error, _problem_response)
     _describe(api)
-    fabricate = FabricateRoute(engine, settings.max_request_bytes)
+    fabricate = FabricateRoute(engine, settings.max_request_bytes, settings.max_json_bytes)
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -48,6 +48,8 @@ def build_app(engine: Engine, settings: Settings) -> ASGIApp:
         elif scope["path"] == "/fabricate":
             await fabricate(scope, receive, send)
         else:
+            if scope["method"] == "HEAD":
+                scope = {**scope, "method": "GET"}  # the server leaves the body away
             await api(scope, limit_body(scope, receive, settings.max_request_bytes), send)
 
     return app

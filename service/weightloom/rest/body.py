@@ -13,9 +13,9 @@ class ClientGoneError(Exception):
     """The client went away before its request was whole; nobody is left to answer."""
 
 
-async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
+async def read_body(scope: Scope, receive: Receive, limit: int, setting: str = "max_request_bytes") -> bytes:
     """The whole body. Raises LimitExceeded as soon as it is known to be longer, ClientGoneError where it breaks off."""
-    receive = limit_body(scope, receive, limit)
+    receive = limit_body(scope, receive, limit, setting)
     parts: list[bytes] = []
     while True:
         message = await receive()
@@ -26,7 +26,7 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
             return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def limit_body(scope: Scope, receive: Receive, limit: int) -> Receive:
+def limit_body(scope: Scope, receive: Receive, limit: int, setting: str = "max_request_bytes") -> Receive:
     """``receive``, but raising LimitExceeded where more than ``limit`` bytes come or are announced."""
     announced = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
     announced_bytes = int(announced)
@@ -35,16 +35,16 @@ def limit_body(scope: Scope, receive: Receive, limit: int) -> Receive:
     async def limited() -> Message:
         nonlocal seen
         if announced_bytes > limit:
-            raise _too_large(announced_bytes, limit)
+            raise _too_large(announced_bytes, limit, setting)
         message = await receive()
         seen += len(message.get("body", b""))
         if seen > limit:
-            raise _too_large(seen, limit)
+            raise _too_large(seen, limit, setting)
         return message
 
     return limited
 
 
-def _too_large(size: int, limit: int) -> WeightloomError:
-    expected = f"at most {limit} (setting max_request_bytes)"
+def _too_large(size: int, limit: int, setting: str) -> WeightloomError:
+    expected = f"at most {limit} (setting {setting})"
     return LimitExceeded.at("body", f"{size} bytes or more", expected, code="body_too_large")

@@ -26,8 +26,9 @@ LARGE_BODY_BYTES = 1 << 16  # parsing a longer one takes milliseconds and goes t
 class FabricateRoute:
     """Answers with a stream of tiles; every error is sent before the first byte of a 200."""
 
-    def __init__(self, engine: Engine, max_request_bytes: int) -> None:
+    def __init__(self, engine: Engine, max_request_bytes: int, max_json_bytes: int) -> None:
         self._engine, self._max_request_bytes = engine, max_request_bytes
+        self._max_json_bytes = max_json_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
@@ -57,7 +58,7 @@ class FabricateRoute:
         if_match, if_none_match = _header(scope, b"if-match"), _header(scope, b"if-none-match")
         if if_match and not _names(if_match, etag):
             raise PreconditionFailed.at("If-Match", if_match, f"{etag}, the ETag of the file that this request makes")
-        if if_none_match and _names(if_none_match, etag):
+        if if_none_match and _names(if_none_match.replace("W/", ""), etag):  # a proxy may have weakened it on the way
             await send({"type": "http.response.start", "status": 304, "headers": [(b"etag", etag.encode())]})
             await send({"type": "http.response.body", "body": b""})
             return
@@ -69,7 +70,10 @@ class FabricateRoute:
 
     async def _read_request(self, scope: Scope, receive: Receive) -> FabricateRequest:
         convert = _converter(scope)
-        body = await read_body(scope, receive, self._max_request_bytes)
+        if convert is request_from_json and self._max_json_bytes < self._max_request_bytes:
+            body = await read_body(scope, receive, self._max_json_bytes, "max_json_bytes")
+        else:
+            body = await read_body(scope, receive, self._max_request_bytes)
         return await asyncio.to_thread(convert, body) if len(body) > LARGE_BODY_BYTES else convert(body)
 
 
@@ -123,9 +127,9 @@ def _start(fabrication: Fabrication, timing: str) -> Message:
         (b"x-weightloom-digest", file.model.digest.encode()),
         (b"server-timing", timing.encode()),
     ]
-    if partial and fabrication.size:
-        span = f"bytes {fabrication.start}-{fabrication.stop - 1}/{file.size}"
-        headers.append((b"content-range", span.encode()))
+    if partial:
+        span = f"{fabrication.start}-{fabrication.stop - 1}" if fabrication.size else "*"
+        headers.append((b"content-range", f"bytes {span}/{file.size}".encode()))
     return {"type": "http.response.start", "status": 206 if partial else 200, "headers": headers}
 
 
@@ -139,8 +143,8 @@ def _header(scope: Scope, name: bytes) -> str:
 
 
 def _names(condition: str, etag: str) -> bool:
-    """Whether an If-Match or If-None-Match names this ETag; a proxy may have weakened it on the way."""
-    return condition.strip() == "*" or etag in (tag.strip().removeprefix("W/") for tag in condition.split(","))
+    """Whether an If-Match or If-None-Match names this ETag."""
+    return condition.strip() == "*" or etag in (tag.strip() for tag in condition.split(","))
 
 
 async def _send_problem(send: Send, status: int, document: bytes) -> None:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +138,22 @@ def test_verify_takes_files_that_others_have_written(shell: Shell) -> None:
     assert "tensors: 3" in shell.run("verify", "b.safetensors", "request.json")
     part = {"t": shell.file()["t"]}
     safetensors.torch.save_file(part, shell.folder / "c.safetensors")
-    assert "tensors: 1" in shell.run("verify", "c.safetensors", "request.json")
+    assert "tensors: 1" in shell.run("verify", "c.safetensors", "request.json", "--tensor", "t")
+    missing = shell.run("verify", "c.safetensors", "request.json", exit_code=1)
+    assert "tensor 'b': no such tensor" in missing
+    extra = shell.run("verify", "b.safetensors", "request.json", "--tensor", "t", exit_code=1)
+    assert "tensor 'b' is in the file, and not in what model and w give" in extra
+
+
+def test_verify_samples_the_ends_of_a_large_tensor_and_says_that_it_sampled(shell: Shell) -> None:
+    tensor = {"name": "t", "shape": [1024, 1024], "l": 1}
+    (shell.folder / "big.json").write_text(json.dumps({"seed": 1, "tensors": [tensor], "w": {"t": [1.0]}}))
+    shell.run("fabricate", "big.json", "-o", "big.safetensors")
+    assert "bytes sampled (--full for all)" in shell.run("verify", "big.safetensors", "big.json", "--samples", "5")
+    data = bytearray((shell.folder / "big.safetensors").read_bytes())
+    data[-1] ^= 1
+    (shell.folder / "big.safetensors").write_bytes(data)
+    assert "[1023, 1023]" in shell.run("verify", "big.safetensors", "big.json", "--samples", "5", exit_code=1)
 
 
 def test_verify_tells_other_shapes_and_dtypes(shell: Shell) -> None:
@@ -163,6 +182,52 @@ def test_inspect_draws_pictures(shell: Shell, target: str) -> None:
     shell.run("fabricate", "request.json", "-o", "a.safetensors")
     assert "p.png: tensors drawn: 3" in shell.run("inspect", target, "--plot", "p.png")
     assert (shell.folder / "p.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_inspect_draws_infinities(shell: Shell) -> None:
+    tensor = {"name": "t", "shape": [4], "kind": "identity"}
+    request = {"seed": 1, "tensors": [tensor], "w": {"t": [1e30, -1e30, 0, 1]}, "dtype": "F16"}
+    (shell.folder / "inf.json").write_text(json.dumps(request))
+    shell.run("fabricate", "inf.json", "-o", "inf.safetensors")
+    assert "tensors drawn: 1" in shell.run("inspect", "inf.safetensors", "--plot", "p.png")
+
+
+def test_an_output_that_is_no_new_file_is_treated_with_care(shell: Shell) -> None:
+    (shell.folder / "real.safetensors").write_text("old")
+    (shell.folder / "link.safetensors").symlink_to("real.safetensors")
+    shell.run("fabricate", "request.json", "-o", "link.safetensors")
+    assert (shell.folder / "link.safetensors").is_symlink()
+    assert shell.file("real.safetensors")["b"].tolist() == W["b"]
+    assert "Is a directory" in shell.run("fabricate", "request.json", "-o", ".", exit_code=1)
+    assert "No such file" in shell.run("fabricate", "request.json", "-o", "nowhere/x", exit_code=1)
+    shell.run("fabricate", "request.json", "-o", "/dev/null")
+    assert Path("/dev/null").is_char_device()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_fabrication_that_is_stopped_leaves_nothing(tmp_path: Path, number: int) -> None:
+    tensor = {"name": "t", "shape": [1 << 17, 1 << 17], "l": 1}
+    (tmp_path / "huge.json").write_text(json.dumps({"seed": 1, "tensors": [tensor], "w": {"t": [1.0]}}))
+    command = [sys.executable, "-m", "weightloom", "fabricate", "huge.json", "-o", "huge.safetensors"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL)
+    while not list(tmp_path.glob(".*.part")) and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(number)
+    assert process.wait(30) == 128 + number
+    assert [path.name for path in tmp_path.iterdir()] == ["huge.json"]
+
+
+def test_wrong_settings_are_told(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "threads (WEIGHTLOOM_THREADS)" in shell.run("serve", "--threads", "0", exit_code=2)
+    monkeypatch.setenv("WEIGHTLOOM_PORT", "99999")
+    assert "port (WEIGHTLOOM_PORT)" in shell.run("serve", exit_code=2)
+
+
+def test_names_are_shown_as_they_are(shell: Shell) -> None:
+    model = {"name": "odd", "seed": 1, "tensors": [{"name": "a[/b]", "shape": [9], "l": 4}]}
+    (shell.folder / "odd.json").write_text(json.dumps(model))
+    assert "a[/b]" in shell.run("models", "create", "odd.json")
+    assert "a[/b]" in shell.run("inspect", "odd")
 
 
 def test_requests_that_make_no_sense_are_told(shell: Shell) -> None:

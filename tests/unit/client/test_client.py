@@ -88,9 +88,24 @@ def test_a_transfer_that_breaks_off_goes_on_at_its_byte(proxy: CuttingProxy) -> 
     assert seen[-1][0] == len(file.getvalue())
 
 
+@pytest.mark.parametrize("proxy", [2], indirect=True)
+def test_a_part_that_breaks_off_goes_on_within_that_part(proxy: CuttingProxy) -> None:
+    request, whole, part = bulk(1500), BytesIO(), BytesIO()
+    body, options = call(request)
+    with Client(proxy.url) as client:
+        client.fabricate_to(part, body, options | {"offset": ["1000"], "length": ["5000000"]})
+        client.fabricate_to(whole, body, options)
+    assert proxy.connections == 4
+    assert part.getvalue() == whole.getvalue()[1000:5001000]
+
+
 @pytest.mark.parametrize("proxy", [99], indirect=True)
-def test_a_transfer_that_keeps_breaking_off_is_an_error(proxy: CuttingProxy) -> None:
-    with Client(proxy.url, tries=2) as client, pytest.raises(ServerUnreachable, match="failed 2 times, at byte"):
+def test_a_server_that_answers_no_more_is_an_error(proxy: CuttingProxy) -> None:
+    proxy.after = 100  # in the middle of the reply's head
+    with (
+        Client(proxy.url, tries=2) as client,
+        pytest.raises(ServerUnreachable, match="2 times on end"),
+    ):
         client.fabricate_to(BytesIO(), *call(bulk(2000)))
 
 
