@@ -21,8 +21,8 @@ __all__ = ["HeaderSection", "Section", "TensorSection"]
 
 # A tile of many draws per element is made smaller, so that no tile keeps a worker for longer than some 2 ms.
 TILE_DRAWS = 1 << 21
-# An h is made for so many w's at once that this takes some 100 ms and 1 MiB at most (or for one w, where that is more).
-BLOCK_PREPARATION, BLOCK_NUMBERS = 1 << 27, 1 << 18
+# An h is made for so many w's at once that this takes some 50 ms and 1 MiB at most (or for one w, where that is more).
+BLOCK_PREPARATION, BLOCK_NUMBERS = 1 << 25, 1 << 18
 TILE_PREPARATION = 1 << 24  # multiply-adds that are worth a tile, so that preparations do not pile up in one
 MIN_TILE_ELEMENTS = 512  # whole groups of four rows, enough of them to fill the vector units
 
