@@ -6,6 +6,7 @@ import json
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from typing import Any, Protocol, Self
 from urllib.parse import quote, urlencode
 
@@ -87,27 +88,22 @@ class Client:
             time.sleep(FIRST_PAUSE_SECONDS * (2**failures - 1) * random.random())
             begun_at = done
             try:
-                reply = self._fabricate(body, _rest_of(options, done), etag)
-                etag = reply.headers["ETag"]
-                total = done + int(reply.headers["Content-Length"])
-                for chunk in reply.stream(CHUNK_BYTES):  # raises where the body is shorter than its Content-Length
-                    file.write(chunk)
-                    done += len(chunk)
-                    progress(done, total)
+                with closing(self._post(body, _rest_of(options, done), etag)) as reply:
+                    etag, length = _head_of(reply)
+                    total = done + length
+                    for chunk in reply.stream(CHUNK_BYTES):  # raises where it is shorter than its Content-Length
+                        file.write(chunk)
+                        done += len(chunk)
+                        progress(done, total)
                 return etag
             except HTTPError as error:
                 reason, failures = error, failures + 1 if done == begun_at else 1
         raise ServerUnreachable(f"{self._url} failed {failures} times on end, at byte {done}: {reason}")
 
-    def _fabricate(self, body: bytes, query: Options, etag: str) -> urllib3.BaseHTTPResponse:
+    def _post(self, body: bytes, query: Options, etag: str) -> urllib3.BaseHTTPResponse:
         headers = {"Content-Type": "application/octet-stream"} | ({"If-Match": etag} if etag else {})
         url = f"{self._url}/fabricate?{urlencode(query, doseq=True)}"
-        reply = self._http.request("POST", url, body=body, headers=headers, preload_content=False)
-        if reply.status not in (200, 206):
-            raise _server_error(reply)
-        if "ETag" not in reply.headers or "Content-Length" not in reply.headers:
-            raise ProtocolError("the reply broke off in its head")
-        return reply
+        return self._http.request("POST", url, body=body, headers=headers, preload_content=False)
 
     def _json(self, method: str, path: str, body: bytes | None = None) -> dict[str, Any]:
         headers = {"Content-Type": "application/json"} if body is not None else {}
@@ -119,6 +115,15 @@ class Client:
             raise _server_error(reply)
         value: dict[str, Any] = json.loads(reply.data) if reply.data else {}
         return value
+
+
+def _head_of(reply: urllib3.BaseHTTPResponse) -> tuple[str, int]:
+    """ETag and length of a reply that is the file, or a part of it. Raises ServerError, ProtocolError."""
+    if reply.status not in (200, 206):
+        raise _server_error(reply)
+    if "ETag" not in reply.headers or "Content-Length" not in reply.headers:
+        raise ProtocolError("the reply broke off in its head")
+    return reply.headers["ETag"], int(reply.headers["Content-Length"])
 
 
 def _rest_of(options: Options, done: int) -> Options:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import re
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from io import BytesIO
 from typing import Any
 from urllib.parse import urlparse
@@ -39,7 +41,8 @@ class CuttingProxy(threading.Thread):
             self.connections += 1
             limit = self.after if self.connections <= self.cuts else None
             with client, socket.create_connection((self.target[0], int(self.target[1]))) as server:
-                self._pass_on(client, server, limit)
+                with suppress(OSError):  # the client may go away at any time
+                    self._pass_on(client, server, limit)
 
     def _pass_on(self, client: socket.socket, server: socket.socket, limit: int | None) -> None:
         server.sendall(_whole_request(client))
@@ -53,12 +56,18 @@ class CuttingProxy(threading.Thread):
 def _whole_request(client: socket.socket) -> bytes:
     data = b""
     while b"\r\n\r\n" not in data:
-        data += client.recv(65536)
+        data += _some(client)
     head, _, body = data.partition(b"\r\n\r\n")
     left = int(re.search(rb"(?i)content-length: (\d+)", head)[1]) - len(body)  # type: ignore[index]
     while left > 0:
-        data += (more := client.recv(65536))
+        data += (more := _some(client))
         left -= len(more)
+    return data
+
+
+def _some(client: socket.socket) -> bytes:
+    if not (data := client.recv(65536)):
+        raise ConnectionResetError
     return data
 
 
@@ -107,6 +116,17 @@ def test_a_server_that_answers_no_more_is_an_error(proxy: CuttingProxy) -> None:
         pytest.raises(ServerUnreachable, match="2 times on end"),
     ):
         client.fabricate_to(BytesIO(), *call(bulk(2000)))
+    gc.collect()  # a connection that was left open would be told now
+
+
+def test_a_file_that_cannot_be_written_leaves_no_connection_open(server: Server) -> None:
+    class Full(BytesIO):
+        def write(self, data: Any, /) -> int:
+            raise OSError(28, "No space left on device")
+
+    with Client(server.url) as client, pytest.raises(OSError, match="No space left"):
+        client.fabricate_to(Full(), *call(bulk(2000)))
+    gc.collect()
 
 
 def test_the_servers_errors_keep_their_code_and_fields(server: Server) -> None:
