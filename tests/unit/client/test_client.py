@@ -28,7 +28,8 @@ class CuttingProxy(threading.Thread):
 
     def __init__(self, url: str, after: int, cuts: int) -> None:
         super().__init__(daemon=True)
-        self.target, self.after, self.cuts, self.connections = urlparse(url).netloc.split(":"), after, cuts, 0
+        host, port = urlparse(url).netloc.split(":")
+        self.target, self.after, self.cuts, self.connections = (host, int(port)), after, cuts, 0
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
 
@@ -40,9 +41,8 @@ class CuttingProxy(threading.Thread):
                 return
             self.connections += 1
             limit = self.after if self.connections <= self.cuts else None
-            with client, socket.create_connection((self.target[0], int(self.target[1]))) as server:
-                with suppress(OSError):  # the client may go away at any time
-                    self._pass_on(client, server, limit)
+            with suppress(OSError), client, socket.create_connection(self.target) as server:
+                self._pass_on(client, server, limit)  # until one of them goes away
 
     def _pass_on(self, client: socket.socket, server: socket.socket, limit: int | None) -> None:
         server.sendall(_whole_request(client))
