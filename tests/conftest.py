@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 from support.server import Server, running_server
 from weightloom.fabric import Backend, load_backend
 from weightloom.fabric.backend import BACKENDS
+
+# Shared machines stall, so no example has a deadline; CI tries the same examples each time, a developer new ones.
+settings.register_profile("default", deadline=None)
+settings.register_profile("ci", deadline=None, derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 
 @pytest.fixture(scope="session")

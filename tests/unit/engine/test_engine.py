@@ -62,7 +62,7 @@ def test_any_part_of_a_file_is_that_part_of_the_whole(engine: Engine, offset: in
     assert part == whole[offset : None if length is None else offset + length]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     threads=st.integers(1, 5),
     window=st.integers(1, 9),

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from support.vectors import KNOWN_FILES, KNOWN_IDS, VECTORS, KnownFile, bits, floats
 from weightloom.fabric import Backend, DType, kernels_cpu, reference
@@ -41,7 +41,6 @@ def test_weave_gives_the_known_answers(known: KnownFile, dtype: DType, backend: 
         assert bits(out[0, : len(entry["first_bits"])]) == entry["first_bits"]
 
 
-@settings(deadline=None)
 @given(
     seed=st.integers(0, 2**64 - 1),
     l=st.integers(1, 40),
@@ -66,7 +65,6 @@ def test_numba_finds_the_h_of_the_reference(
     np.testing.assert_array_equal(made.view(np.uint32), expected.view(np.uint32))
 
 
-@settings(deadline=None)
 @given(
     stream=st.integers(0, 2**64 - 1),
     r=st.integers(1, 70),

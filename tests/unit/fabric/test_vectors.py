@@ -28,19 +28,19 @@ MODEL = ModelSpec.from_value(
 
 W: dict[str, Any] = {"a": [1.0, 2.0, 3.0], "b": [0.0, 0.0, 0.0, 1.0]}
 
-finite_float32 = st.floats(width=32, allow_nan=False, allow_infinity=False)
+LARGEST = float(np.finfo(np.float32).max)
+
+float32_below_the_largest = st.floats(-LARGEST, LARGEST, width=32, exclude_max=True)
 
 
 def as_arrays(w: dict[str, Any]) -> dict[str, Any]:
     return {name: np.asarray(value, dtype=np.float64) for name, value in w.items()}
 
 
-@given(finite_float32, st.integers(-3, 3))
+@given(float32_below_the_largest, st.integers(-3, 3))
 def test_text_beside_a_half_way_point_is_rounded_once(value: float, nudge: int) -> None:
     """Text within 10^-60 of the middle between two float32's: reading it as float64 first loses the side it is on."""
     above = float(np.nextafter(np.float32(value), np.float32(np.inf)))
-    if not np.isfinite(above):
-        return
     middle = (Fraction(value) + Fraction(above)) / 2
     text = str(Decimal(middle.numerator) / Decimal(middle.denominator) if nudge == 0 else exact(middle, nudge))
     even = value if int(np.float32(value).view(np.uint32)) % 2 == 0 else above

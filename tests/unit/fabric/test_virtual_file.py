@@ -59,7 +59,7 @@ def test_any_range_is_that_range_of_the_whole(dtype: DType, data: st.DataObject)
 
 
 @given(dtype=st.sampled_from(DType), tile_bytes=st.integers(1, 1 << 17), start=st.integers(0, 3000))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_tiles_of_any_size_from_any_start_make_the_whole(dtype: DType, tile_bytes: int, start: int) -> None:
     file, position, parts = FILES[dtype], start, []
     while position < file.size:
