@@ -10,6 +10,8 @@
     ├── NotFound              no such model
     ├── Conflict              the name is taken by another model
     ├── PreconditionFailed    the file is not the one that the ETag names
+    ├── Overloaded            try again after ``retry_after`` seconds: this server has as much to do as it may
+    ├── DeadlineExceeded      the answer would have come too late
     └── Unavailable           try again later: not ready, or the registry cannot be reached
 
 Each front maps these classes to its own status codes in one table; ``code`` is stable and is what programs should test.
@@ -23,6 +25,7 @@ from typing import ClassVar
 
 __all__ = [
     "Conflict",
+    "DeadlineExceeded",
     "InvalidInput",
     "InvalidSelection",
     "InvalidSpec",
@@ -30,6 +33,7 @@ __all__ = [
     "LimitExceeded",
     "MalformedBody",
     "NotFound",
+    "Overloaded",
     "PreconditionFailed",
     "Unavailable",
     "Violation",
@@ -156,11 +160,36 @@ class PreconditionFailed(WeightloomError):
     codes: ClassVar = {"etag_mismatch": "If-Match names another file than the one that this request makes."}
 
 
+class Overloaded(WeightloomError):
+    """The gate is full: ``retry_after`` (whole seconds) is when it is worth another try, here or on another replica."""
+
+    codes: ClassVar = {
+        "too_many_requests": "`max_streams` run and `max_queued` requests wait already; see Retry-After.",
+        "too_many_bytes": "Requests and streams hold `max_bytes_in_flight` already; see Retry-After.",
+    }
+
+    def __init__(
+        self, message: str, *, code: str | None = None, violations: Sequence[Violation] = (), retry_after: int = 1
+    ) -> None:
+        super().__init__(message, code=code, violations=violations)
+        self.retry_after = retry_after
+
+
+class DeadlineExceeded(WeightloomError):
+    """The time that the client (or a setting) gave was over before the answer was whole."""
+
+    codes: ClassVar = {
+        "deadline_exceeded": "The client's deadline passed, or no place was free within `max_queue_seconds`.",
+        "reader_stalled": "The client took no byte for `stall_seconds`; seen in logs and metrics only.",
+    }
+
+
 class Unavailable(WeightloomError):
     """Not ready, or something that is needed cannot be used at the moment."""
 
     codes: ClassVar = {
         "registry_unavailable": "The registry cannot be read or written; the message says why.",
+        "draining": "The server is stopping; running streams are finished, new ones belong on another replica.",
         "wrong_bits": "The known answer does not come out right: this machine must not serve.",
         "missing_extra": "A package is needed that is not installed (command line only).",
     }

@@ -1,6 +1,8 @@
 """The engine: requests become tiles, tiles are made on worker threads, streams hand them out in order."""
 
+from weightloom.engine.calls import Call, current_request_id
 from weightloom.engine.engine import Engine, Fabrication
 from weightloom.engine.limits import EngineLimits
+from weightloom.engine.observer import Observer
 
-__all__ = ["Engine", "EngineLimits", "Fabrication"]
+__all__ = ["Call", "Engine", "EngineLimits", "Fabrication", "Observer", "current_request_id"]

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 
 import numpy as np
 
 from weightloom.engine.buffers import TileBuffers
+from weightloom.engine.calls import Call
 from weightloom.engine.known_answer import check_known_answer
 from weightloom.engine.limits import EngineLimits
+from weightloom.engine.observer import Observer
 from weightloom.engine.tiles import TileScheduler, TileStream
 from weightloom.errors import LimitExceeded
 from weightloom.fabric import Backend, ModelSpec, VirtualFile
@@ -43,14 +46,32 @@ class Fabrication:
         """The bytes in order, in read-only views of at most ``tile_bytes``. Close it when it is not read to its end."""
         return self.engine.stream(self)
 
+    async def send(self, write: Callable[[memoryview], Awaitable[None]], call: Call) -> None:
+        """Pass the gate, then ``write`` tile after tile: once at least, and not before the first tile is made.
+
+        Cancel the task that runs this when the client goes away. Raises Overloaded, DeadlineExceeded, Unavailable.
+        """
+        async with aclosing(self.tiles()) as tiles:
+            await write(await anext(tiles, memoryview(b"")))
+            async for tile in tiles:
+                await asyncio.sleep(0)  # write() mostly returns without yielding, and other requests would starve
+                await write(tile)
+
 
 class Engine:
     """Keeps a registry and worker threads; needs a running event loop for streams only."""
 
-    def __init__(self, registry: Registry, backend: Backend, limits: EngineLimits) -> None:
+    def __init__(
+        self, registry: Registry, backend: Backend, limits: EngineLimits, observer: Observer | None = None
+    ) -> None:
         self.registry, self.backend, self.limits = registry, backend, limits
+        self.observer = observer or Observer()
         self._scheduler = TileScheduler(limits.threads)
         self._buffers = TileBuffers(limits.tile_bytes, kept=limits.threads + limits.tile_window)
+
+    def call(self, front: str, name: str, request_id: str = "", timeout: float | None = None) -> Call:
+        """The context in which a front answers a client's call (see ``Call``)."""
+        return Call(self.observer.call_ended, front, name, request_id, timeout)
 
     async def create_model(self, spec: ModelSpec) -> tuple[ModelSummary, bool]:
         """Register a model; False where the same one was there already. Raises Conflict, Unavailable."""

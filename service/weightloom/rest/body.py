@@ -1,16 +1,48 @@
-"""Reading request bodies, never more of them than the limit."""
+"""What comes from a client: headers, its body (never more of it than the limit), and that it went away."""
 
 from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from starlette.types import Message, Receive, Scope
 
 from weightloom.errors import LimitExceeded, WeightloomError
 
-__all__ = ["ClientGoneError", "limit_body", "read_body"]
+__all__ = ["ClientGoneError", "cancelled_when_gone", "header", "limit_body", "read_body"]
 
 
 class ClientGoneError(Exception):
-    """The client went away before its request was whole; nobody is left to answer."""
+    """The client went away; nobody is left to answer."""
+
+
+def header(scope: Scope, name: bytes) -> str:
+    """A header's value, its values joined where it came more than once, or ""."""
+    values = [value.decode("latin-1") for key, value in scope["headers"] if key == name]
+    return ", ".join(values)
+
+
+@asynccontextmanager
+async def cancelled_when_gone(receive: Receive) -> AsyncIterator[None]:
+    """Cancel what runs in this context when the client goes away, and raise ClientGoneError then."""
+    task = asyncio.current_task()
+    assert task is not None
+
+    async def watch() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        task.cancel()
+
+    watcher = asyncio.ensure_future(watch())
+    try:
+        yield
+    except asyncio.CancelledError:
+        if watcher.done() and not watcher.cancelled() and task.uncancel() == 0:
+            raise ClientGoneError from None
+        raise
+    finally:
+        watcher.cancel()
 
 
 async def read_body(scope: Scope, receive: Receive, limit: int, setting: str = "max_request_bytes") -> bytes:

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import aclosing
+from collections.abc import Callable
 from urllib.parse import parse_qs, quote
 
 from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive, Scope, Send
 
-from weightloom.engine import Engine, Fabrication
+from weightloom.engine import Call, Engine, Fabrication
 from weightloom.errors import InvalidInput, PreconditionFailed
 from weightloom.requests import FabricateRequest, request_from_json, request_from_safetensors
 from weightloom.rest import problems
-from weightloom.rest.body import ClientGoneError, read_body
+from weightloom.rest.body import ClientGoneError, cancelled_when_gone, header, read_body
 
 __all__ = ["FabricateRoute"]
 
@@ -32,41 +31,33 @@ class FabricateRoute:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
-        started = False
+        with self._engine.call("rest", "fabricate", header(scope, b"x-request-id")) as call:
+            reply = _Reply(send, call)
+            try:
+                await self._answer(scope, receive, reply, call)
+            except ClientGoneError:
+                call.code = "cancelled"
+            except Exception as error:
+                call.failed(error)
+                if reply.started:
+                    raise  # the server cuts the connection, so that the client sees a short body and no false end
+                await reply.problem(error)
 
-        async def tracked_send(message: Message) -> None:
-            nonlocal started
-            started = True
-            await send(message)
-
-        try:
-            await self._answer(scope, receive, tracked_send)
-        except ClientGoneError:
-            return
-        except Exception as error:
-            if started:
-                raise  # the server cuts the connection, so that the client sees a short body and no false end
-            await _send_problem(send, *problems.problem_of(error))
-
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        began = time.perf_counter()
+    async def _answer(self, scope: Scope, receive: Receive, reply: _Reply, call: Call) -> None:
         if scope["method"] != "POST":
             raise HTTPException(405, f"{scope['method']} is not allowed here, only POST")
+        call.expires_in(_timeout(scope))
         fabrication = await self._engine.fabricate(await self._read_request(scope, receive))
-        planned = time.perf_counter()
         etag = fabrication.file.etag
-        if_match, if_none_match = _header(scope, b"if-match"), _header(scope, b"if-none-match")
+        if_match, if_none_match = header(scope, b"if-match"), header(scope, b"if-none-match")
         if if_match and not _names(if_match, etag):
             raise PreconditionFailed.at("If-Match", if_match, f"{etag}, the ETag of the file that this request makes")
         if if_none_match and _names(if_none_match.replace("W/", ""), etag):  # a proxy may have weakened it on the way
-            await send({"type": "http.response.start", "status": 304, "headers": [(b"etag", etag.encode())]})
-            await send({"type": "http.response.body", "body": b""})
+            await reply.not_modified(etag)
             return
-        async with aclosing(fabrication.tiles()) as tiles:
-            tile = await anext(tiles, memoryview(b""))
-            timing = f"plan;dur={(planned - began) * 1e3:.3f}, first;dur={(time.perf_counter() - planned) * 1e3:.3f}"
-            await send(_start(fabrication, timing))
-            await _send_tiles(fabrication.size, tile, tiles, receive, send)
+        reply.announce(fabrication)
+        async with cancelled_when_gone(receive):
+            await fabrication.send(reply.write, call)
 
     async def _read_request(self, scope: Scope, receive: Receive) -> FabricateRequest:
         convert = _converter(scope)
@@ -77,34 +68,64 @@ class FabricateRoute:
         return await asyncio.to_thread(convert, body) if len(body) > LARGE_BODY_BYTES else convert(body)
 
 
-async def _send_tiles(
-    size: int, tile: memoryview, tiles: AsyncIterator[memoryview], receive: Receive, send: Send
-) -> None:
-    """Send ``tile`` and what follows it. The end of the client ends the work."""
-    sent = len(tile)
-    if sent == size:
-        await send({"type": "http.response.body", "body": tile})
-        return
-    gone = asyncio.ensure_future(_disconnected(receive))
+class _Reply:
+    """The response of one request: it begins with the first tile, and not before."""
+
+    def __init__(self, send: Send, call: Call) -> None:
+        self._send, self._call = send, call
+        self.started = False
+
+    def announce(self, fabrication: Fabrication) -> None:
+        """Say what ``write`` will bring."""
+        self._fabrication, self._planned, self._left = fabrication, time.perf_counter(), fabrication.size
+
+    async def write(self, tile: memoryview) -> None:
+        """Send a tile, behind the headers where it is the first one."""
+        if not self.started:
+            self.started, now = True, time.perf_counter()
+            plan, first = self._planned - self._call.began, now - self._planned
+            timing = f"plan;dur={plan * 1e3:.3f}, first;dur={first * 1e3:.3f}"
+            await self._send(_start(self._fabrication, self._call.request_id, timing))
+        self._left -= len(tile)
+        await self._send({"type": "http.response.body", "body": tile, "more_body": self._left > 0})
+
+    async def not_modified(self, etag: str) -> None:
+        """304."""
+        headers = [(b"etag", etag.encode()), (b"x-request-id", self._call.request_id.encode())]
+        await self._send({"type": "http.response.start", "status": 304, "headers": headers})
+        await self._send({"type": "http.response.body", "body": b""})
+
+    async def problem(self, error: Exception) -> None:
+        """An error as problem+json."""
+        status, document = problems.problem_of(error)
+        headers = [
+            *problems.headers_of(error),
+            (b"content-type", problems.MEDIA_TYPE.encode()),
+            (b"content-length", str(len(document)).encode()),
+            (b"x-request-id", self._call.request_id.encode()),
+        ]
+        if status == 405:
+            headers.append((b"allow", b"POST"))
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+        await self._send({"type": "http.response.body", "body": document})
+
+
+def _timeout(scope: Scope) -> float | None:
+    """The client's own X-Request-Timeout, in seconds."""
+    text = header(scope, b"x-request-timeout")
+    if not text:
+        return None
     try:
-        await send({"type": "http.response.body", "body": tile, "more_body": True})
-        async for tile in tiles:  # noqa: PLR1704
-            if gone.done():
-                return
-            sent += len(tile)
-            await send({"type": "http.response.body", "body": tile, "more_body": sent < size})
-            await asyncio.sleep(0)  # send() mostly returns without yielding, and other requests would starve
-    finally:
-        gone.cancel()
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise InvalidInput.at("X-Request-Timeout", repr(text), "a number of seconds above 0")
+    return seconds
 
 
 def _converter(scope: Scope) -> Callable[[bytes], FabricateRequest]:
-    media_type = _header(scope, b"content-type").partition(";")[0].strip().lower()
+    media_type = header(scope, b"content-type").partition(";")[0].strip().lower()
     query = scope["query_string"].decode("latin-1")
     if media_type == "application/octet-stream":
         options = parse_qs(query, keep_blank_values=True)
@@ -117,7 +138,7 @@ def _converter(scope: Scope) -> Callable[[bytes], FabricateRequest]:
     return request_from_json
 
 
-def _start(fabrication: Fabrication, timing: str) -> Message:
+def _start(fabrication: Fabrication, request_id: str, timing: str) -> Message:
     file, partial = fabrication.file, fabrication.size < fabrication.file.size
     headers: Headers = [
         (b"content-type", b"application/octet-stream"),
@@ -125,6 +146,7 @@ def _start(fabrication: Fabrication, timing: str) -> Message:
         (b"etag", file.etag.encode()),
         (b"content-disposition", f'attachment; filename="{quote(_file_name(file.model.name))}"'.encode()),
         (b"x-weightloom-digest", file.model.digest.encode()),
+        (b"x-request-id", request_id.encode()),
         (b"server-timing", timing.encode()),
     ]
     if partial:
@@ -137,22 +159,6 @@ def _file_name(model: str) -> str:
     return model.replace("/", "-") + ".safetensors"
 
 
-def _header(scope: Scope, name: bytes) -> str:
-    values = [value.decode("latin-1") for key, value in scope["headers"] if key == name]
-    return ", ".join(values)
-
-
 def _names(condition: str, etag: str) -> bool:
     """Whether an If-Match or If-None-Match names this ETag."""
     return condition.strip() == "*" or etag in (tag.strip() for tag in condition.split(","))
-
-
-async def _send_problem(send: Send, status: int, document: bytes) -> None:
-    headers = [
-        (b"content-type", problems.MEDIA_TYPE.encode()),
-        (b"content-length", str(len(document)).encode()),
-    ]
-    if status == 405:
-        headers.append((b"allow", b"POST"))
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": document})

@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from weightloom import errors
 from weightloom.fabric.spec import violations_of
 
-__all__ = ["MEDIA_TYPE", "STATUS", "problem", "problem_of", "status_of"]
+__all__ = ["MEDIA_TYPE", "STATUS", "headers_of", "problem", "problem_of", "status_of"]
 
 MEDIA_TYPE = "application/problem+json"
 STATUS: dict[type[errors.WeightloomError], int] = {
@@ -22,6 +22,8 @@ STATUS: dict[type[errors.WeightloomError], int] = {
     errors.NotFound: 404,
     errors.Conflict: 409,
     errors.PreconditionFailed: 412,
+    errors.Overloaded: 429,
+    errors.DeadlineExceeded: 504,
     errors.Unavailable: 503,
     errors.WeightloomError: 500,
 }
@@ -64,3 +66,10 @@ def problem_of(error: Exception) -> tuple[int, bytes]:
         return 422, problem(422, "invalid_request", detail, violations)
     log.error("a request failed for a reason that no error class covers", exc_info=error)
     return 500, problem(500, "internal", "the server failed; its log has the cause")
+
+
+def headers_of(error: Exception) -> list[tuple[bytes, bytes]]:
+    """Headers that belong to the error itself: Retry-After where the gate was full."""
+    if isinstance(error, errors.Overloaded):
+        return [(b"retry-after", str(error.retry_after).encode())]
+    return []
