@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from collections.abc import Sequence
 from functools import cache
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from weightloom.errors import InvalidInput
-from weightloom.fabric.dtypes import DType
+from weightloom.fabric.factors import Factors, ResidentT
 from weightloom.fabric.streams import FactorStream
+
+if TYPE_CHECKING:
+    from weightloom.fabric.passes import Piece
 
 __all__ = ["BACKENDS", "Backend", "load_backend"]
 
@@ -26,11 +30,17 @@ class Backend(Protocol):
 
     NAME: str
 
-    def hidden(self, seed: int, tensor: str, w: F32, r: int, hidden_dim: int, scale: float) -> F32:
-        """w (B, l) -> h (B, r), both float32."""
+    def hidden(self, factors: Factors, w: F32, scale: float, pqs: tuple[F32, F32, F32] | None) -> F32:
+        """w (B, l) -> h (B, r), both float32; P, Q and S are drawn where they are not given."""
 
-    def weave(self, stream: FactorStream, h: F32, start: int, dtype: DType, out: npt.NDArray[Any]) -> None:
-        """h (B, r) -> elements start ... start + n - 1 of each W in out (B, n); the factor is drawn once for all B."""
+    def weave(self, factors: Factors, h: F32, pieces: Sequence[Piece], kept: ResidentT | None) -> None:
+        """h (B, r) -> the elements that the pieces want, B rows in all; each number of T is made once for all B.
+
+        The pieces want the same elements; ``kept`` is filled with what it lacks of them.
+        """
+
+    def normals(self, stream: FactorStream, start: int, count: int) -> F32:
+        """Normal numbers ``start`` ... ``start + count - 1`` of a stream: float32 (count,)."""
 
 
 @cache

@@ -1,9 +1,10 @@
 """The reference's arithmetic in numba: the same bits, tile by tile, at the speed of the vector units.
 
 How it is laid out, and why (measured, see docs/performance.md): four consecutive rows of a factor use exactly r whole
-Philox blocks, so work goes in *planes* over GROUPS groups of four rows. For each of a group's r blocks, one loop makes
-the four Philox words of all groups, one splits them for the logarithm, one does Box-Muller, one adds to the sums. Each
-loop is simple enough for LLVM to vectorise (a single fused loop was four times slower), and planes stay in the caches.
+Philox blocks, so work goes in *planes* of 4 KiB over GROUPS groups of four rows. For each of a group's r blocks, one
+loop makes the four Philox words of all groups, one splits them for the logarithm, one does Box-Muller; then the planes
+are added to the sums of each h. Each loop is simple enough for LLVM to vectorise (a single fused loop was four times
+slower), and planes stay in the caches.
 
 No float may be fused or reordered: numba without ``fastmath`` promises that, and tests/unit/fabric/test_kernels.py
 looks at the machine code for fused multiply-adds. ``error_model="numpy"`` keeps division and sqrt free of branches.
@@ -13,21 +14,24 @@ All kernels live in this one file because numba's cache does not see changes in 
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
+from numba import carray, njit, types  # type: ignore[attr-defined]
+from numba.core import cgutils
+from numba.extending import intrinsic
 
 from weightloom.fabric import reference, streams
 from weightloom.fabric.dtypes import DType
-from weightloom.fabric.streams import FactorStream, factor_stream
+from weightloom.fabric.factors import BUILD, DRAW, GROUPS, Factors, ResidentT, chunk_groups
+from weightloom.fabric.passes import Piece
+from weightloom.fabric.streams import FactorStream
 
 __all__ = ["NAME", "hidden", "normals", "weave"]
 
 NAME = "numba"
 
-GROUPS = 1024  # groups of four rows per pass: planes of 4 KiB
 CHUNK = 4096  # normals per pass where a factor is read in row-major order
 
 U64, U32, U16, I32, F32, F64 = np.uint64, np.uint32, np.uint16, np.int32, np.float32, np.float64
@@ -42,6 +46,13 @@ TWO_M31, TWO_M32 = F32(2.0**-31), F32(2.0**-32)
 LOG2E, LN2_HIGH, LN2_LOW, EXP_LIMIT = reference.LOG2E, reference.LN2_HIGH, reference.LN2_LOW, reference.EXP_LIMIT
 INVERSE_FACTORIALS = np.array(reference.INVERSE_FACTORIALS)
 
+BLOCKS = 2  # Philox blocks of each group drawn before they are summed: their planes stay in the first-level cache
+FORMATS = {DType.F32: 0, DType.F16: 1, DType.BF16: 2}
+NOT_KEPT = (np.empty(0, np.float32),) * 3
+NO_PLANES = np.empty((0, 0, 0), np.float32)
+
+F32Array = npt.NDArray[np.float32]
+
 jit = njit(nogil=True, cache=True, error_model="numpy")
 
 
@@ -52,23 +63,36 @@ def normals(stream: FactorStream, start: int, count: int) -> npt.NDArray[np.floa
     return out
 
 
-def hidden(
-    seed: int, tensor: str, w: npt.NDArray[np.float32], r: int, hidden_dim: int, scale: float
-) -> npt.NDArray[np.float32]:
+def hidden(factors: Factors, w: F32Array, scale: float, pqs: tuple[F32Array, ...] | None = None) -> F32Array:
     """w (B, l) -> h (B, r) float32; see ``reference.hidden``."""
-    p, q, s = (U64(factor_stream(seed, tensor, factor).stream) for factor in "PQS")
-    h = np.empty((len(w), r), F32)
-    _hidden(U64(seed), p, q, s, np.require(w, F32, ["C", "A", "W"]), hidden_dim, scale, h)
+    h = np.empty((len(w), factors.r), F32)
+    p, q, s = pqs or NOT_KEPT
+    _hidden(factors.numbers, p, q, s, np.require(w, F32, ["C", "A", "W"]), factors.hidden_dim, scale, h)
     return h
 
 
-def weave(stream: FactorStream, h: npt.NDArray[np.float32], start: int, dtype: DType, out: npt.NDArray[Any]) -> None:
-    """h (B, r) -> elements start ... start + n - 1 of each W in out (B, n); see ``reference.weave``."""
-    seed, number, first = U64(stream.seed), U64(stream.stream), U64(start)
-    if dtype is DType.F32:
-        _weave_f32(seed, number, h, first, out)
+def weave(factors: Factors, h: F32Array, pieces: Sequence[Piece], kept: ResidentT | None = None) -> None:
+    """h (B, r) -> the pieces' memory, B rows in all; see ``reference.weave``."""
+    start, count = pieces[0].start, pieces[0].count
+    addresses, formats = _places(pieces)
+    if kept is None:
+        size = chunk_groups(factors.r, factors.numel)
+        sources = np.zeros(-(-(start + count) // (4 * size)) - start // (4 * size), np.uint8)
+        _weave(factors.numbers, h, start, count, addresses, formats, size, NO_PLANES, sources)
     else:
-        _weave_16(seed, number, h, first, dtype is DType.BF16, out)
+        with kept.claimed(start, count) as sources:
+            size = kept.planes.shape[2]
+            _weave(factors.numbers, h, start, count, addresses, formats, size, kept.planes, sources)
+
+
+def _places(pieces: Sequence[Piece]) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint8]]:
+    """Address and format of each row that is wanted."""
+    addresses, formats = [], []
+    for piece in pieces:
+        address, step = piece.out.__array_interface__["data"][0], piece.out.strides[0]
+        addresses += [address + step * row for row in range(len(piece.out))]
+        formats += [FORMATS[piece.dtype]] * len(piece.out)
+    return np.array(addresses, np.uint64), np.array(formats, np.uint8)
 
 
 @jit
@@ -134,7 +158,7 @@ def _box_muller(m, e, y, n, z0, z1):  # type: ignore[no-untyped-def]
 
 @jit
 def _scratch():  # type: ignore[no-untyped-def]
-    return np.empty((4, GROUPS), U32), np.empty((2, GROUPS), F32), np.empty((4, GROUPS), F32)
+    return np.empty((4, GROUPS), U32), np.empty((2, GROUPS), F32)
 
 
 @jit
@@ -148,7 +172,8 @@ def _normal_planes(seed, stream, first, step, n, x, me, z):  # type: ignore[no-u
 
 @jit
 def _normals(seed, stream, start, out):  # type: ignore[no-untyped-def]
-    x, me, z = _scratch()
+    x, me = _scratch()
+    z = np.empty((4, GROUPS), F32)
     first, count = start // U64(4), len(out)
     skip = np.int64(start - first * U64(4))
     blocks = (skip + count + 3) // 4
@@ -183,50 +208,106 @@ def _multiply_add(z, weight, total, n, fresh):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _weave_planes(seed, stream, h, first_group, n, x, me, z, total):  # type: ignore[no-untyped-def]
-    """total[b, place, g] = element 4 (first_group + g) + place of W_b: each normal is drawn once for all b."""
+def _multiply_add_4(z0, z1, z2, z3, w0, w1, w2, w3, total, n, fresh):  # type: ignore[no-untyped-def]
+    """Four steps of ``_multiply_add`` in their order, with the sum kept in a register."""
+    if fresh:
+        for g in range(n):
+            total[g] = ((z0[g] * w0 + z1[g] * w1) + z2[g] * w2) + z3[g] * w3
+    else:
+        for g in range(n):
+            total[g] = (((total[g] + z0[g] * w0) + z1[g] * w1) + z2[g] * w2) + z3[g] * w3
+
+
+@jit
+def _add_planes(planes, chunk, at, first, count, begin, n, h, total):  # type: ignore[no-untyped-def]
+    """Add normals first ... first + count - 1 of each group, which lie in planes[chunk, at ...], to its four rows."""
+    r, done = len(h), 0
+    while done < count:
+        row, k = (first + done) // r, (first + done) % r
+        run, i = min(r - k, count - done), 0
+        sums = total[row]
+        while i < run:
+            z0 = planes[chunk, at + done + i][begin : begin + n]
+            if i + 4 <= run:
+                z1 = planes[chunk, at + done + i + 1][begin : begin + n]
+                z2 = planes[chunk, at + done + i + 2][begin : begin + n]
+                z3 = planes[chunk, at + done + i + 3][begin : begin + n]
+                w0, w1, w2, w3 = h[k + i], h[k + i + 1], h[k + i + 2], h[k + i + 3]
+                _multiply_add_4(z0, z1, z2, z3, w0, w1, w2, w3, sums, n, k + i == 0)
+                i += 4
+            else:
+                _multiply_add(z0, h[k + i], sums, n, k + i == 0)
+                i += 1
+        done += run
+
+
+@jit
+def _draw_planes(seed, stream, group, r, blocks, n, x, me, planes, chunk, at):  # type: ignore[no-untyped-def]
+    """Blocks blocks[0] ... blocks[1] - 1 of n groups from ``group`` on, to planes[chunk, at ...]."""
+    for j in range(blocks[0], blocks[1]):
+        i = at + 4 * (j - blocks[0])
+        first = group * U64(r) + U64(j)
+        _normal_planes(seed, stream, first, U64(r), n, x, me, planes[chunk, i : i + 4])
+
+
+@jit
+def _weave(numbers, h, start, count, addresses, formats, size, kept, sources):  # type: ignore[no-untyped-def]
+    """The pass: elements start ... start + count - 1 of each W_b, each normal made (or read) once for all b.
+
+    kept (chunks, 4 r, size): a resident T. sources: for each chunk that the range meets, DRAW, BUILD or READ.
+    """
+    x, me = _scratch()
+    seed, stream = numbers[0], numbers[4]
     batch, r = h.shape
-    for j in range(r):
-        _normal_planes(seed, stream, first_group * U64(r) + U64(j), U64(r), n, x, me, z)
-        for place in range(4):
-            row = (4 * j + place) // r
-            k = (4 * j + place) - row * r
-            for b in range(batch):
-                _multiply_add(z[place], h[b, k], total[b, row], n, k == 0)
-
-
-@jit
-def _weave_f32(seed, stream, h, start, out):  # type: ignore[no-untyped-def]
-    x, me, z = _scratch()
-    first = start // U64(4)
-    skip = np.int64(start - first * U64(4))
-    groups = (skip + out.shape[1] + 3) // 4
-    total = np.empty((h.shape[0], 4, min(GROUPS, groups)), F32)
-    for done in range(0, groups, GROUPS):
-        n = min(GROUPS, groups - done)
-        _weave_planes(seed, stream, h, first + U64(done), n, x, me, z, total)
-        for b in range(h.shape[0]):
-            _interleave(total[b], n, 4 * done - skip, out[b])
-
-
-@jit
-def _weave_16(seed, stream, h, start, bfloat, out):  # type: ignore[no-untyped-def]
-    x, me, z = _scratch()
+    z = np.empty((1, 4 * min(r, BLOCKS), GROUPS), F32)
     halves = np.empty((4, GROUPS), U16)
-    first = start // U64(4)
-    skip = np.int64(start - first * U64(4))
-    groups = (skip + out.shape[1] + 3) // 4
-    total = np.empty((h.shape[0], 4, min(GROUPS, groups)), F32)  # not larger: a batch can be of very many small W's
-    for done in range(0, groups, GROUPS):
-        n = min(GROUPS, groups - done)
-        _weave_planes(seed, stream, h, first + U64(done), n, x, me, z, total)
-        for b in range(h.shape[0]):
-            for place in range(4):
-                if bfloat:
-                    _to_bfloat16(total[b, place].view(U32), n, halves[place])
-                else:
-                    _to_float16(total[b, place], n, halves[place])
-            _interleave(halves, n, 4 * done - skip, out[b])
+    first, last = start // 4, (start + count + 3) // 4
+    total = np.empty((batch, 4, min(GROUPS, size, last - first)), F32)
+    group = first
+    while group < last:
+        chunk = group // size
+        end = min(last, (chunk + 1) * size)
+        source = sources[chunk - first // size]
+        if source == BUILD:
+            _draw_planes(seed, stream, U64(chunk * size), r, (0, r), size, x, me, kept, chunk, 0)
+        n = min(GROUPS, end - group)
+        for j in range(0, r, BLOCKS):
+            blocks = (j, min(r, j + BLOCKS))
+            width = 4 * (blocks[1] - j)
+            if source == DRAW:
+                _draw_planes(seed, stream, U64(group), r, blocks, n, x, me, z, 0, 0)
+                for b in range(batch):
+                    _add_planes(z, 0, 0, 4 * j, width, 0, n, h[b], total[b])
+            else:
+                for b in range(batch):
+                    _add_planes(kept, chunk, 4 * j, 4 * j, width, group - chunk * size, n, h[b], total[b])
+        for b in range(batch):
+            _emit(total[b], n, 4 * group - start, formats[b], addresses[b], count, halves)
+        group += n
+
+
+@jit
+def _emit(total, n, offset, form, address, count, halves):  # type: ignore[no-untyped-def]
+    """Sums to elements of the dtype ``form`` at offset ... of the row of ``count`` elements at ``address``."""
+    if form == 0:
+        _interleave(total, n, offset, carray(_pointer(address), count, F32))
+        return
+    for place in range(4):
+        if form == 1:
+            _to_float16(total[place], n, halves[place])
+        else:
+            _to_bfloat16(total[place].view(U32), n, halves[place])
+    _interleave(halves, n, offset, carray(_pointer(address), count, U16))
+
+
+@intrinsic
+def _pointer(context, address):  # type: ignore[no-untyped-def]
+    """An address as a pointer, so that one pass can write to the memory of many tiles."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        return builder.inttoptr(arguments[0], cgutils.voidptr_t)
+
+    return types.voidptr(address), generate
 
 
 @jit
@@ -257,34 +338,44 @@ def _to_float16(values, n, out):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _hidden(seed, p_stream, q_stream, s_stream, w, hidden_dim, scale, h):  # type: ignore[no-untyped-def]
+def _hidden(numbers, p, q, s, w, hidden_dim, scale, h):  # type: ignore[no-untyped-def]
+    seed, q_stream, s_stream = numbers[0], numbers[2], numbers[3]
     batch, r = h.shape
-    a = _project_w(seed, p_stream, w, r)
+    a = _project_w(seed, numbers[1], p, w, r)
     total = np.zeros((batch, r), F64)
     step = max(1, CHUNK // r)
-    q, s = np.empty(step * r, F32), np.empty(step * r, F32)
+    q_scratch, s_scratch = np.empty(step * r, F32), np.empty(step * r, F32)
     for first in range(0, hidden_dim, step):
         n = min(step, hidden_dim - first)
-        _normals(seed, q_stream, U64(first) * U64(r), q[: n * r])
-        _normals(seed, s_stream, U64(first) * U64(r), s[: n * r])
+        q_rows = _rows(seed, q_stream, q, first * r, n * r, q_scratch)
+        s_rows = _rows(seed, s_stream, s, first * r, n * r, s_scratch)
         for b in range(batch):
             for m in range(n):
-                _add_neuron(a[b], q[m * r : (m + 1) * r], s[m * r : (m + 1) * r], total[b])
+                _add_neuron(a[b], q_rows[m * r : (m + 1) * r], s_rows[m * r : (m + 1) * r], total[b])
     for b in range(batch):
         for k in range(r):
             h[b, k] = F32(total[b, k] * scale)
 
 
 @jit
-def _project_w(seed, stream, w, r):  # type: ignore[no-untyped-def]
+def _rows(seed, stream, kept, start, count, scratch):  # type: ignore[no-untyped-def]
+    """Numbers start ... start + count - 1 of a factor: those that are kept, or drawn into the scratch memory."""
+    if len(kept) > 0:
+        return kept[start : start + count]
+    _normals(seed, stream, U64(start), scratch[:count])
+    return scratch[:count]
+
+
+@jit
+def _project_w(seed, stream, kept, w, r):  # type: ignore[no-untyped-def]
     """a = w P in float64, i from 0 upward: (B, l) -> (B, r) (section 4, step 1)."""
     batch, length = w.shape
     a = np.zeros((batch, r), F64)
     step = max(1, CHUNK // r)
-    p = np.empty(step * r, F32)
+    scratch = np.empty(step * r, F32)
     for first in range(0, length, step):
         n = min(step, length - first)
-        _normals(seed, stream, U64(first) * U64(r), p[: n * r])
+        p = _rows(seed, stream, kept, first * r, n * r, scratch)
         for b in range(batch):
             for i in range(n):
                 weight = F64(w[b, first + i])

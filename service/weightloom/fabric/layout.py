@@ -7,7 +7,7 @@ the same selection of the same model.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from functools import cached_property
 
 from weightloom.errors import InvalidSelection
@@ -63,7 +63,7 @@ class FileLayout:
 
     def __init__(self, model: ModelSpec, dtype: DType, parts: Sequence[Selected], batches: Batches) -> None:
         self.parts = parts
-        shapes = [TensorSection(0, part, batches.get(part.spec.name), dtype) for part in parts]
+        shapes = [TensorSection(0, part, batches.get(part.spec.name), dtype, model.seed) for part in parts]
         self.header = build_header(
             {"format": "pt", "model": model.name, "digest": model.digest, "generator": GENERATOR},
             ((section.part.spec.name, dtype.value, section.shape, section.size) for section in shapes),
@@ -100,6 +100,11 @@ class FileLayout:
                 break
             position = section.stop
         return position
+
+    def tile_key(self, start: int, stop: int) -> Hashable:
+        """Tiles of equal keys can be made in one pass: they want the same rows of the same tensor."""
+        section = self.section_at(start)
+        return section.tile_key(start, stop) if stop <= section.stop else (id(self), start, stop)
 
     def section_at(self, offset: int) -> Section:
         """The section that holds byte ``offset``."""

@@ -5,22 +5,24 @@ With P (l, r), Q (hidden_dim, r), S (hidden_dim, r), T (numel, r) drawn from the
     W = ((sigmoid((w P) Q^T) S) T^T)        tinyBIG's random_matrix_hypernet_reconciliation
 
 Every sum runs in the order that the numeric contract fixes (docs/factor-streams.md, sections 4 and 5), so no matrix
-product is used: a GEMM may sum in any order. Factors are drawn in chunks, so memory stays small at any size.
+product is used: a GEMM may sum in any order. Factors are drawn in chunks, so memory stays small at any size. A resident
+T is not read: it would save little of the time that numpy takes here.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from weightloom.fabric.dtypes import DType, encode
-from weightloom.fabric.streams import FactorStream, factor_stream, normals
+from weightloom.fabric.dtypes import encode
+from weightloom.fabric.factors import Factors, ResidentT
+from weightloom.fabric.passes import Piece
+from weightloom.fabric.streams import FactorStream, normals
 
-__all__ = ["NAME", "hidden", "weave"]
+__all__ = ["NAME", "hidden", "normals", "weave"]
 
 NAME = "numpy"
 CHUNK_NORMALS = 1 << 16
@@ -33,38 +35,43 @@ F64 = npt.NDArray[np.float64]
 F32 = npt.NDArray[np.float32]
 
 
-def hidden(seed: int, tensor: str, w: F32, r: int, hidden_dim: int, scale: float) -> F32:
+def hidden(factors: Factors, w: F32, scale: float, pqs: tuple[F32, F32, F32] | None = None) -> F32:
     """h = scale * sigmoid((w P) Q^T) S, in float64, rounded to float32: w (B, l) -> h (B, r) (section 4)."""
+    r = factors.r
+    p, q, s = pqs or (None, None, None)
     a = np.zeros((len(w), r))
-    for start, p in _rows(factor_stream(seed, tensor, "P"), w.shape[1], r):  # p (n, r)
-        for i, row in enumerate(p.astype(np.float64)):
+    for start, p_rows in _rows(factors.p, w.shape[1], r, kept=p):  # (n, r)
+        for i, row in enumerate(p_rows.astype(np.float64)):
             a += w[:, start + i, None].astype(np.float64) * row  # (B, 1) x (r,) -> (B, r)
     h = np.zeros_like(a)
-    s_stream = factor_stream(seed, tensor, "S")
-    for start, q in _rows(factor_stream(seed, tensor, "Q"), hidden_dim, r):  # q (n, r)
-        s = normals(s_stream, start * r, q.size).reshape(q.shape).astype(np.float64)
-        sigma = _sigmoid(_project(a, q.astype(np.float64)))  # (B, n)
-        for m, row in enumerate(s):
+    q_and_s = (_rows(stream, factors.hidden_dim, r, kept=kept) for stream, kept in ((factors.q, q), (factors.s, s)))
+    for (_, q_rows), (_, s_rows) in zip(*q_and_s, strict=True):  # (n, r) each
+        sigma = _sigmoid(_project(a, q_rows.astype(np.float64)))  # (B, n)
+        for m, row in enumerate(s_rows.astype(np.float64)):
             h += sigma[:, m, None] * row  # (B, r)
     return (h * np.float64(scale)).astype(np.float32)
 
 
-def weave(stream: FactorStream, h: F32, start: int, dtype: DType, out: npt.NDArray[Any]) -> None:
-    """Elements start ... start + n - 1 of W for each h: h (B, r) -> out (B, n) of ``dtype.storage`` (section 5)."""
-    for first, t in _rows(stream, out.shape[1], h.shape[1], start):  # t (n, r)
-        for b, weights in enumerate(h):
+def weave(factors: Factors, h: F32, pieces: Sequence[Piece], kept: ResidentT | None = None) -> None:
+    """Elements of W for each h: h (B, r) -> the pieces' memory, B rows in all (section 5)."""
+    rows = [(row, piece.dtype) for piece in pieces for row in piece.out]
+    for first, t in _rows(factors.t, pieces[0].count, h.shape[1], pieces[0].start):  # t (n, r)
+        for weights, (out, dtype) in zip(h, rows, strict=True):
             v = t[:, 0] * weights[0]
             for k in range(1, len(weights)):
                 v += t[:, k] * weights[k]
-            encode(v, dtype, out[b, first : first + len(v)])
+            encode(v, dtype, out[first : first + len(v)])
 
 
-def _rows(stream: FactorStream, rows: int, r: int, start: int = 0) -> Iterator[tuple[int, F32]]:
+def _rows(
+    stream: FactorStream, rows: int, r: int, start: int = 0, kept: F32 | None = None
+) -> Iterator[tuple[int, F32]]:
     """Rows start ... start + rows - 1 of a factor in chunks: (first row relative to start, float32 (n, r))."""
     step = max(1, CHUNK_NORMALS // r)
     for first in range(0, rows, step):
-        n = min(step, rows - first)
-        yield first, normals(stream, (start + first) * r, n * r).reshape(n, r)
+        n, at = min(step, rows - first), (start + first) * r
+        drawn = normals(stream, at, n * r) if kept is None else kept[at : at + n * r]
+        yield first, drawn.reshape(n, r)
 
 
 def _project(a: F64, q: F64) -> F64:

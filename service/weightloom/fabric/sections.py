@@ -1,11 +1,11 @@
 """The parts of a virtual file, laid end to end: its header, then one section for each tensor.
 
-A section knows where it lies, how to fill any of its bytes, and where tiles inside it are cut.
+A section knows where it lies, what is to be woven for any of its bytes, and where tiles inside it are cut.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol
@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from weightloom.fabric.dtypes import DType
-from weightloom.fabric.kinds import Weaver
+from weightloom.fabric.factors import Factors
+from weightloom.fabric.passes import Piece, Weaver, weave
 from weightloom.fabric.selection import Selected
 
 __all__ = ["HeaderSection", "Section", "TensorSection"]
@@ -55,8 +56,11 @@ class Section(Protocol):
     def preparation(self) -> int:
         """Multiply-adds for all h's of the section."""
 
-    def fill(self, offset: int, out: Bytes, weaver_of: WeaverOf) -> None:
-        """Write the ``len(out)`` bytes at ``offset`` (in the file)."""
+    def pieces(self, offset: int, out: Bytes, weaver_of: WeaverOf) -> list[Piece]:
+        """What is to be woven for the ``len(out)`` bytes at ``offset`` (in the file); the rest is written at once."""
+
+    def tile_key(self, start: int, stop: int) -> Hashable:
+        """Equal for tiles, of whatever file, that want the same elements of the same T."""
 
 
 @dataclass(frozen=True)
@@ -81,9 +85,14 @@ class HeaderSection:
         """Every ``tile_bytes``."""
         return min(self.stop, (offset // tile_bytes + 1) * tile_bytes)
 
-    def fill(self, offset: int, out: Bytes, weaver_of: WeaverOf) -> None:
-        """Copy."""
+    def pieces(self, offset: int, out: Bytes, weaver_of: WeaverOf) -> list[Piece]:
+        """Copy; nothing is woven."""
         out[:] = np.frombuffer(self.header, np.uint8)[offset : offset + len(out)]
+        return []
+
+    def tile_key(self, start: int, stop: int) -> Hashable:
+        """Of no use to others."""
+        return id(self), start, stop
 
 
 @dataclass(frozen=True)
@@ -94,10 +103,16 @@ class TensorSection:
     part: Selected
     batch: int | None
     dtype: DType
+    seed: int
 
     def at(self, start: int) -> TensorSection:
         """The same section at another place."""
         return replace(self, start=start)
+
+    @cached_property
+    def factors(self) -> Factors | None:
+        """The tensor's frozen factors."""
+        return self.part.spec.factors(self.seed)
 
     @cached_property
     def shape(self) -> tuple[int, ...]:
@@ -164,25 +179,42 @@ class TensorSection:
         size, step = self.tile_size(tile_bytes), MIN_TILE_ELEMENTS * self.dtype.itemsize
         return size // step * step or size // self.dtype.itemsize * self.dtype.itemsize
 
-    def fill(self, offset: int, out: Bytes, weaver_of: WeaverOf) -> None:
-        """Make the elements that cover these bytes; whole aligned elements are made in place."""
+    def pieces(self, offset: int, out: Bytes, weaver_of: WeaverOf) -> list[Piece]:
+        """Whole aligned elements are woven in place, others aside, at once."""
         size = self.dtype.itemsize
-        begin, end = offset - self.start, offset - self.start + len(out)
-        first, last = begin // size, -(-end // size)
-        if begin % size == 0 and end % size == 0 and out.ctypes.data % size == 0:
-            self._fill_elements(first, last, out.view(self.dtype.storage), weaver_of)
-        else:
-            cover = np.empty(last - first, self.dtype.storage)
-            self._fill_elements(first, last, cover, weaver_of)
-            out[:] = cover.view(np.uint8)[begin - first * size :][: len(out)]
+        first, last = self._elements(offset, offset + len(out))
+        if self._is_whole(offset, offset + len(out)) and out.ctypes.data % size == 0:
+            return self._pieces(first, last, out.view(self.dtype.storage), weaver_of)
+        cover = np.empty(last - first, self.dtype.storage)
+        weave(self._pieces(first, last, cover, weaver_of))
+        out[:] = cover.view(np.uint8)[offset - self.start - first * size :][: len(out)]
+        return []
 
-    def _fill_elements(self, first: int, last: int, out: npt.NDArray[Any], weaver_of: WeaverOf) -> None:
-        done = 0
+    def tile_key(self, start: int, stop: int) -> Hashable:
+        """By T and the elements of it; files of other selections or dtypes may want the same."""
+        if self.factors is None or not self._is_whole(start, stop):
+            return id(self), start, stop
+        first, last = self._elements(start, stop)
+        column, count = first % self.part.count, self.part.count
+        return self.factors.key, self.part.start + column, min(last - first, count)
+
+    def _is_whole(self, start: int, stop: int) -> bool:
+        size = self.dtype.itemsize
+        return (start - self.start) % size == 0 and (stop - self.start) % size == 0
+
+    def _elements(self, start: int, stop: int) -> tuple[int, int]:
+        """The elements (of all W's of the batch) that cover bytes start ... stop - 1 of the file."""
+        size = self.dtype.itemsize
+        return (start - self.start) // size, -(-(stop - self.start) // size)
+
+    def _pieces(self, first: int, last: int, out: npt.NDArray[Any], weaver_of: WeaverOf) -> list[Piece]:
+        pieces, done = [], 0
         for row, column, rows, count in _blocks(first, last, self.part.count, self.block):
             block = out[done : done + rows * count].reshape(rows, count)
             weaver = weaver_of(self, row // self.block)
-            weaver.fill(row % self.block, self.part.start + column, self.dtype, block)
+            pieces.append(Piece(weaver, row % self.block, self.part.start + column, self.dtype, block))
             done += rows * count
+        return pieces
 
 
 def _blocks(first: int, last: int, count: int, most: int) -> Iterator[tuple[int, int, int, int]]:

@@ -18,8 +18,9 @@ import numpy.typing as npt
 
 from weightloom.fabric.backend import Backend, load_backend
 from weightloom.fabric.dtypes import DType
-from weightloom.fabric.kinds import Weaver
+from weightloom.fabric.factors import NOTHING_KEPT, KeptFactors
 from weightloom.fabric.layout import TILE_BYTES, lay_out
+from weightloom.fabric.passes import Piece, Weaver, weave
 from weightloom.fabric.sections import TensorSection
 from weightloom.fabric.selection import Selected
 from weightloom.fabric.spec import ModelSpec
@@ -37,6 +38,7 @@ class VirtualFile:
 
     w: for each selected tensor that takes one a float array (l,) or (B, l); the latter gives (B, *shape).
     dtype: F32, F16 or BF16. tensors: a subset, or None for all. rows: [a, b) of the first dimension by name.
+    kept: where factors may be found kept; the bits are the same either way.
     Raises InvalidW, InvalidSelection or LimitExceeded, and never after construction.
     """
 
@@ -49,13 +51,14 @@ class VirtualFile:
         tensors: Collection[str] | None = None,
         rows: Mapping[str, Sequence[int]] | None = None,
         backend: Backend | None = None,
+        kept: KeptFactors = NOTHING_KEPT,
     ) -> None:
         self.model = model
         self._w = check_given(model, w)
         batches = {name: len(values) if values.ndim == 2 else None for name, values in self._w.items()}
         self.layout = lay_out(model, dtype, tensors, rows, batches)
         check_missing(self._w, (part.spec for part in self.layout.parts))
-        self._backend = backend or load_backend()
+        self._backend, self._kept = backend or load_backend(), kept
         self._weavers: OrderedDict[tuple[str, int], Weaver] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -87,12 +90,17 @@ class VirtualFile:
 
     def read_into(self, offset: int, out: npt.NDArray[np.uint8]) -> None:
         """Fill ``out`` with the bytes at ``offset``, which must lie in the file. Safe to call from many threads."""
-        done = 0
+        weave(self.pieces(offset, out))
+
+    def pieces(self, offset: int, out: npt.NDArray[np.uint8]) -> list[Piece]:
+        """What is to be woven to fill ``out`` with the bytes at ``offset``; the rest is written at once."""
+        pieces, done = [], 0
         while done < len(out):
             section = self.layout.section_at(offset + done)
             end = min(len(out), section.stop - offset)
-            section.fill(offset + done, out[done:end], self._weaver)
+            pieces += section.pieces(offset + done, out[done:end], self._weaver)
             done = end
+        return pieces
 
     def next_cut(self, offset: int, tile_bytes: int = TILE_BYTES) -> int:
         """Where the tile that holds byte ``offset`` ends (see ``FileLayout.next_cut``)."""
@@ -108,7 +116,7 @@ class VirtualFile:
         with self._lock:
             if key not in self._weavers:
                 w = self._w_of(section.part)[first : first + section.block]
-                self._weavers[key] = spec.weaver(self.model.seed, w, self._backend)
+                self._weavers[key] = spec.weaver(section.factors, w, self._backend, self._kept)
                 if len(self._weavers) > KEPT_WEAVERS:
                     self._weavers.popitem(last=False)
             self._weavers.move_to_end(key)

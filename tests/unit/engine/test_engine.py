@@ -39,9 +39,9 @@ def test_the_known_answer_comes_out_right(backend: Backend) -> None:
 def test_wrong_arithmetic_is_not_ready(engine: Engine) -> None:
     real = load_backend("numpy")
 
-    def weave(stream: Any, h: Any, start: int, dtype: Any, out: Any) -> None:
-        real.weave(stream, h, start, dtype, out)
-        out[:, 0] += 1
+    def weave(factors: Any, h: Any, pieces: Any, kept: Any) -> None:
+        real.weave(factors, h, pieces, kept)
+        pieces[0].out[:, 0] += 1
 
     engine.backend = SimpleNamespace(NAME="broken", hidden=real.hidden, weave=weave)  # type: ignore[assignment]
     with pytest.raises(Unavailable, match="backend broken makes wrong bits in F32") as caught:

@@ -18,13 +18,27 @@ from hypothesis import strategies as st
 from support.vectors import KNOWN_FILES, KNOWN_IDS, VECTORS, KnownFile, bits, floats
 from weightloom.fabric import Backend, DType, kernels_cpu, reference
 from weightloom.fabric.dtypes import encode
-from weightloom.fabric.streams import FactorStream, factor_stream
+from weightloom.fabric.factors import READ, Factors, ResidentT
+from weightloom.fabric.passes import Piece
+
+
+def factors_of(known: dict[str, Any]) -> Factors:
+    numel = int(np.prod(known.get("shape", [1])))
+    return Factors(int(known["seed"]), known["tensor"], known["l"], known["r"], known["hidden_dim"], numel)
+
+
+def piece(start: int, dtype: DType, out: Any) -> Piece:
+    return Piece(None, 0, start, dtype, out)  # type: ignore[arg-type]
+
+
+def some_factors(count: int, r: int, seed: int = 5) -> Factors:
+    return Factors(seed, "t", 4, r, 8, count)
 
 
 @pytest.mark.parametrize("entry", VECTORS["hidden"])
 def test_hidden_gives_the_known_answers(entry: dict[str, Any], backend: Backend) -> None:
     w = floats(entry["w_bits"])[None]
-    h = backend.hidden(int(entry["seed"]), entry["tensor"], w, entry["r"], entry["hidden_dim"], entry["scale"])
+    h = backend.hidden(factors_of(entry | {"l": w.shape[1]}), w, entry["scale"], None)
     assert bits(h[0]) == entry["h_bits"]
 
 
@@ -32,10 +46,10 @@ def test_hidden_gives_the_known_answers(entry: dict[str, Any], backend: Backend)
 @pytest.mark.parametrize("known", KNOWN_FILES, ids=KNOWN_IDS)
 def test_weave_gives_the_known_answers(known: KnownFile, dtype: DType, backend: Backend) -> None:
     entry = known.entry
-    seed, (first, last) = int(entry["seed"]), entry["elements"]
-    h = backend.hidden(seed, known.tensor, known.w[None], entry["r"], entry["hidden_dim"], entry["scale"])
+    factors, (first, last) = factors_of(entry), entry["elements"]
+    h = backend.hidden(factors, known.w[None], entry["scale"], None)
     out = np.empty((1, last - first), dtype.storage)
-    backend.weave(factor_stream(seed, known.tensor, "T"), h, first, dtype, out)
+    backend.weave(factors, h, [piece(first, dtype, out)], None)
     assert hashlib.sha256(out.tobytes()).hexdigest() == entry["sha256"][dtype]
     if dtype is DType.F32:
         assert bits(out[0, : len(entry["first_bits"])]) == entry["first_bits"]
@@ -60,13 +74,22 @@ def test_numba_finds_the_h_of_the_reference(
     size: float,
 ) -> None:
     w = (np.random.default_rng(seed).standard_normal((batch, l)) * size).astype(np.float32)
-    expected = reference.hidden(seed, "t", w, r, hidden_dim, scale)
-    made = kernels_cpu.hidden(seed, "t", w, r, hidden_dim, scale)
-    np.testing.assert_array_equal(made.view(np.uint32), expected.view(np.uint32))
+    factors = Factors(seed, "t", l, r, hidden_dim, 1)
+    kept = tuple(
+        kernels_cpu.normals(stream, 0, size)
+        for stream, size in zip((factors.p, factors.q, factors.s), factors.pqs_sizes, strict=True)
+    )
+    expected = reference.hidden(factors, w, scale)
+    for made in (
+        kernels_cpu.hidden(factors, w, scale),
+        kernels_cpu.hidden(factors, w, scale, kept),
+        reference.hidden(factors, w, scale, kept),  # type: ignore[arg-type]
+    ):
+        np.testing.assert_array_equal(made.view(np.uint32), expected.view(np.uint32))
 
 
 @given(
-    stream=st.integers(0, 2**64 - 1),
+    seed=st.integers(0, 2**64 - 1),
     r=st.integers(1, 70),
     batch=st.integers(1, 5),
     start=st.one_of(st.integers(0, 9000), st.integers(0, 2**48)),
@@ -74,13 +97,37 @@ def test_numba_finds_the_h_of_the_reference(
     dtype=st.sampled_from(DType),
 )
 def test_numba_weaves_the_bits_of_the_reference(
-    stream: int, r: int, batch: int, start: int, count: int, dtype: DType
+    seed: int, r: int, batch: int, start: int, count: int, dtype: DType
 ) -> None:
-    h = np.random.default_rng(stream).standard_normal((batch, r)).astype(np.float32)
+    h = np.random.default_rng(seed).standard_normal((batch, r)).astype(np.float32)
+    factors = some_factors(start + count, r, seed)
     made, expected = (np.empty((batch, count), dtype.storage) for _ in range(2))
-    kernels_cpu.weave(FactorStream(5, stream), h, start, dtype, made)
-    reference.weave(FactorStream(5, stream), h, start, dtype, expected)
+    kernels_cpu.weave(factors, h, [piece(start, dtype, made)])
+    reference.weave(factors, h, [piece(start, dtype, expected)])
     np.testing.assert_array_equal(made.view(np.uint8), expected.view(np.uint8))
+
+
+@given(
+    r=st.integers(1, 70),
+    numel=st.integers(1, 30_000),
+    ranges=st.lists(st.tuples(st.integers(0, 29_999), st.integers(1, 9000)), min_size=1, max_size=5),
+    dtypes=st.lists(st.sampled_from(DType), min_size=1, max_size=4),
+)
+def test_one_pass_for_many_over_a_resident_t_gives_the_bits_of_the_reference(
+    r: int, numel: int, ranges: list[tuple[int, int]], dtypes: list[DType]
+) -> None:
+    """The first ranges build chunks of T, later ones read them; each dtype goes to memory of its own."""
+    factors = some_factors(numel, r)
+    kept, h = ResidentT(factors), np.random.default_rng(r).standard_normal((len(dtypes), r)).astype(np.float32)
+    for first, length in ranges:
+        start = min(first, numel - 1)
+        count = min(length, numel - start)
+        made, expected = ([np.empty((1, count), dtype.storage) for dtype in dtypes] for _ in range(2))
+        kernels_cpu.weave(factors, h, [piece(start, *one) for one in zip(dtypes, made, strict=True)], kept)
+        reference.weave(factors, h, [piece(start, *one) for one in zip(dtypes, expected, strict=True)])
+        for one, other in zip(made, expected, strict=True):
+            np.testing.assert_array_equal(one.view(np.uint8), other.view(np.uint8))
+    assert (kept.sources == READ).any()
 
 
 @pytest.mark.parametrize("dtype", DType)
@@ -88,17 +135,18 @@ def test_very_many_small_matrices_take_little_memory(dtype: DType) -> None:
     """A batch of 100,000 W's of five elements: scratch memory goes with what is made."""
     h = np.random.default_rng(3).standard_normal((100_000, 2)).astype(np.float32)
     made, expected = (np.empty((100_000, 5), dtype.storage) for _ in range(2))
+    factors = some_factors(8, 2)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    kernels_cpu.weave(FactorStream(5, 1), h, 3, dtype, made)
+    kernels_cpu.weave(factors, h, [piece(3, dtype, made)])
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 << 10  # KiB
-    reference.weave(FactorStream(5, 1), h[:50], 3, dtype, expected[:50])
+    reference.weave(factors, h[:50], [piece(3, dtype, expected[:50])])
     np.testing.assert_array_equal(made[:50].view(np.uint8), expected[:50].view(np.uint8))
 
 
 def test_a_factor_of_chunks_larger_than_one_pass_is_summed_in_order() -> None:
     w = np.random.default_rng(0).standard_normal((2, 3000)).astype(np.float32)
-    expected = reference.hidden(9, "t", w, 7, 5000, 0.5)
-    np.testing.assert_array_equal(kernels_cpu.hidden(9, "t", w, 7, 5000, 0.5), expected)
+    factors = Factors(9, "t", 3000, 7, 5000, 1)
+    np.testing.assert_array_equal(kernels_cpu.hidden(factors, w, 0.5), reference.hidden(factors, w, 0.5))
 
 
 def to_float16(row: Any) -> Any:
@@ -142,10 +190,12 @@ def test_bfloat16_rounds_like_an_independent_library() -> None:
 COMPILE_AND_PRINT = """
 import numpy as np
 from weightloom.fabric import DType, kernels_cpu
-from weightloom.fabric.streams import FactorStream
-kernels_cpu.weave(FactorStream(1, 1), np.ones((1, 2), np.float32), 0, DType.F32, np.empty((1, 64), np.float32))
-kernels_cpu.hidden(1, "t", np.ones((1, 4), np.float32), 2, 8, 1.0)
-for kernel in kernels_cpu._weave_f32, kernels_cpu._hidden:
+from weightloom.fabric.factors import Factors
+from weightloom.fabric.passes import Piece
+factors = Factors(1, "t", 4, 2, 8, 64)
+kernels_cpu.weave(factors, np.ones((1, 2), np.float32), [Piece(None, 0, 0, DType.F32, np.empty((1, 64), np.float32))])
+kernels_cpu.hidden(factors, np.ones((1, 4), np.float32), 1.0)
+for kernel in kernels_cpu._weave, kernels_cpu._hidden:
     print(*kernel.inspect_asm().values())
 """
 

@@ -168,9 +168,12 @@ class Counting:
     def hidden(self, *arguments: Any) -> Any:
         return kernels_cpu.hidden(*arguments)
 
-    def weave(self, stream: Any, h: Any, start: int, dtype: DType, out: Any) -> None:
-        self.elements += out.shape[1]
-        kernels_cpu.weave(stream, h, start, dtype, out)
+    def weave(self, factors: Any, h: Any, pieces: Any, kept: Any) -> None:
+        self.elements += pieces[0].count
+        kernels_cpu.weave(factors, h, pieces, kept)
+
+    def normals(self, *arguments: Any) -> Any:
+        raise AssertionError("nothing is kept, so nothing is drawn to be kept")
 
 
 def test_a_range_costs_the_range_and_not_the_file() -> None:

@@ -4,12 +4,12 @@ from typing import Annotated, Any
 
 from pydantic import Discriminator, Tag
 
-from weightloom.fabric.kinds.base import BaseTensorSpec, Weaver
+from weightloom.fabric.kinds.base import BaseTensorSpec
 from weightloom.fabric.kinds.constant import Constant
 from weightloom.fabric.kinds.identity import Identity
 from weightloom.fabric.kinds.random_matrix_hypernet import RandomMatrixHypernet
 
-__all__ = ["KIND_NAMES", "BaseTensorSpec", "Constant", "Identity", "RandomMatrixHypernet", "TensorSpec", "Weaver"]
+__all__ = ["KIND_NAMES", "BaseTensorSpec", "Constant", "Identity", "RandomMatrixHypernet", "TensorSpec"]
 
 KIND_NAMES = ("random_matrix_hypernet", "identity", "constant")
 

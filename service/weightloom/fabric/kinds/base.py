@@ -8,32 +8,23 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import Annotated, Any, Protocol
+from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from weightloom.fabric.backend import Backend
-from weightloom.fabric.dtypes import DType
+from weightloom.fabric.factors import Factors, KeptFactors
+from weightloom.fabric.passes import Weaver
 
-__all__ = ["MAX_DIMENSIONS", "MAX_NAME_LENGTH", "MAX_NUMEL", "BaseTensorSpec", "Weaver"]
+__all__ = ["MAX_DIMENSIONS", "MAX_NAME_LENGTH", "MAX_NUMEL", "BaseTensorSpec"]
 
 MAX_NUMEL = 1 << 48
 MAX_DIMENSIONS = 32
 MAX_NAME_LENGTH = 512
 
 F32 = npt.NDArray[np.float32]
-
-
-class Weaver(Protocol):
-    """A tensor spec and a w made ready: it fills any part of the (B, numel) elements that they define."""
-
-    def fill(self, first: int, start: int, dtype: DType, out: npt.NDArray[Any]) -> None:
-        """Elements start ... start + n - 1 of batch rows first ... first + b - 1 into ``out`` (b, n).
-
-        ``out`` has ``dtype.storage``. Work and memory go with b x n alone, wherever the range lies.
-        """
 
 
 def _tensor_name(name: str) -> str:
@@ -89,6 +80,10 @@ class BaseTensorSpec(BaseModel, ABC):
         """Normal numbers to draw before the first element."""
         return 0
 
+    def factors(self, seed: int) -> Factors | None:
+        """The frozen factors under a model's ``seed``, or None where the kind has none."""
+        return None
+
     @abstractmethod
-    def weaver(self, seed: int, w: F32, backend: Backend) -> Weaver:
-        """Make ready for the model's ``seed`` and a ``w`` (B, l); kinds without w get one of shape (1, 0)."""
+    def weaver(self, factors: Factors | None, w: F32, backend: Backend, kept: KeptFactors) -> Weaver:
+        """Make ready for a ``w`` (B, l); kinds without w get one of shape (1, 0)."""

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field, model_validator
 
 from weightloom.fabric.backend import Backend
-from weightloom.fabric.dtypes import DType, encode
-from weightloom.fabric.kinds.base import BaseTensorSpec, Weaver
+from weightloom.fabric.dtypes import encode
+from weightloom.fabric.factors import Factors, KeptFactors
+from weightloom.fabric.kinds.base import BaseTensorSpec
+from weightloom.fabric.passes import Piece, Weaver
 
 __all__ = ["Constant"]
 
@@ -38,8 +40,10 @@ class Constant(BaseTensorSpec):
         """None at all."""
         return 0
 
-    def weaver(self, seed: int, w: npt.NDArray[np.float32], backend: Backend) -> Weaver:
-        """Needs neither seed nor w."""
+    def weaver(
+        self, factors: Factors | None, w: npt.NDArray[np.float32], backend: Backend, kept: KeptFactors
+    ) -> Weaver:
+        """Needs neither factors nor w."""
         columns = self.shape[1] if self.value == "eye" else None
         return Pattern(1.0 if self.value == "ones" else 0.0, columns)
 
@@ -51,12 +55,21 @@ class Pattern:
     background: float
     columns: int | None
 
-    def fill(self, first: int, start: int, dtype: DType, out: npt.NDArray[Any]) -> None:
-        """See ``Weaver.fill``."""
-        values = np.full(out.shape, self.background, np.float32)
+    @property
+    def key(self) -> int:
+        """Nothing is shared with others."""
+        return id(self)
+
+    def weave(self, pieces: list[Piece]) -> None:
+        """See ``Weaver.weave``."""
+        for piece in pieces:
+            encode(self._values(piece.start, piece.out.shape), piece.dtype, piece.out)
+
+    def _values(self, start: int, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+        values = np.full(shape, self.background, np.float32)
         if self.columns is not None:
             # Diagonal element i is number i (columns + 1), for as long as i < columns.
             step = self.columns + 1
             values[:, -start % step :: step] = 1.0
             values[:, max(0, self.columns * step - start) :] = 0.0
-        encode(values, dtype, out)
+        return values

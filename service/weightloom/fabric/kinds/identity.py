@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from weightloom.fabric.backend import Backend
-from weightloom.fabric.dtypes import DType, encode
-from weightloom.fabric.kinds.base import BaseTensorSpec, Weaver
+from weightloom.fabric.dtypes import encode
+from weightloom.fabric.factors import Factors, KeptFactors
+from weightloom.fabric.kinds.base import BaseTensorSpec
+from weightloom.fabric.passes import Piece, Weaver
 
 __all__ = ["Identity"]
 
@@ -30,7 +32,9 @@ class Identity(BaseTensorSpec):
         """All of them."""
         return self.numel
 
-    def weaver(self, seed: int, w: npt.NDArray[np.float32], backend: Backend) -> Weaver:
+    def weaver(
+        self, factors: Factors | None, w: npt.NDArray[np.float32], backend: Backend, kept: KeptFactors
+    ) -> Weaver:
         """w (B, numel) as it is."""
         return Given(w)
 
@@ -41,6 +45,13 @@ class Given:
 
     values: npt.NDArray[np.float32]
 
-    def fill(self, first: int, start: int, dtype: DType, out: npt.NDArray[Any]) -> None:
-        """See ``Weaver.fill``."""
-        encode(self.values[first : first + out.shape[0], start : start + out.shape[1]], dtype, out)
+    @property
+    def key(self) -> int:
+        """Nothing is shared with others."""
+        return id(self)
+
+    def weave(self, pieces: list[Piece]) -> None:
+        """See ``Weaver.weave``."""
+        for piece in pieces:
+            rows = self.values[piece.first : piece.first + len(piece.out)]
+            encode(rows[:, piece.start : piece.start + piece.count], piece.dtype, piece.out)

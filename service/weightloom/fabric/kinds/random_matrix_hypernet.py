@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import AfterValidator, Field, model_validator
 
 from weightloom.fabric.backend import Backend
-from weightloom.fabric.dtypes import DType
-from weightloom.fabric.kinds.base import BaseTensorSpec, Weaver
-from weightloom.fabric.streams import FactorStream, factor_stream
+from weightloom.fabric.factors import Factors, KeptFactors
+from weightloom.fabric.kinds.base import BaseTensorSpec
+from weightloom.fabric.passes import Piece, Weaver
 
 __all__ = ["RandomMatrixHypernet", "max_scale"]
 
@@ -79,23 +78,28 @@ class RandomMatrixHypernet(BaseTensorSpec):
         """P, Q and S."""
         return (self.l + 2 * self.hidden_dim) * self.r
 
-    def weaver(self, seed: int, w: npt.NDArray[np.float32], backend: Backend) -> Weaver:
+    def factors(self, seed: int) -> Factors:
+        """P, Q, S and T."""
+        return Factors(seed, self.name, self.l, self.r, self.hidden_dim, self.numel)
+
+    def weaver(
+        self, factors: Factors | None, w: npt.NDArray[np.float32], backend: Backend, kept: KeptFactors
+    ) -> Weaver:
         """Compute h (B, r) once; T is then woven in at any range."""
-        h = backend.hidden(seed, self.name, w, self.r, self.hidden_dim, self.scale)
-        return VirtualT(factor_stream(seed, self.name, "T"), h, backend)
+        assert factors is not None
+        kept.expect(factors)
+        return Hypernet(factors, backend.hidden(factors, w, self.scale, kept.pqs(factors)), backend, kept)
 
 
-@dataclass(frozen=True)
-class VirtualT:
-    """W = T h with T *virtual*: drawn for the range that is asked for, used, forgotten.
+class Hypernet:
+    """W = T h: each pass takes T from where it is kept, and draws what is not there."""
 
-    A *resident* T (kept by a factor store) is another Weaver, chosen in ``RandomMatrixHypernet.weaver``.
-    """
+    def __init__(self, factors: Factors, h: npt.NDArray[np.float32], backend: Backend, kept: KeptFactors) -> None:
+        self.factors, self.h, self.backend, self.kept = factors, h, backend, kept
+        self.key = factors.key
 
-    t: FactorStream
-    h: npt.NDArray[np.float32]
-    backend: Backend
-
-    def fill(self, first: int, start: int, dtype: DType, out: npt.NDArray[Any]) -> None:
-        """See ``Weaver.fill``."""
-        self.backend.weave(self.t, self.h[first : first + len(out)], start, dtype, out)
+    def weave(self, pieces: list[Piece]) -> None:
+        """See ``Weaver.weave``."""
+        rows = [piece.weaver.h[piece.first : piece.first + len(piece.out)] for piece in pieces]  # type: ignore[attr-defined]
+        h = rows[0] if len(rows) == 1 else np.concatenate(rows)
+        self.backend.weave(self.factors, h, pieces, self.kept.t(self.factors))

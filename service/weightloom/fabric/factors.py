@@ -1,0 +1,125 @@
+"""The frozen factors P, Q, S and T of one tensor: which streams they are, and what is kept of them, if anything.
+
+Whoever keeps factors (the engine's factor store) hands them out behind ``KeptFactors``; ``NOTHING_KEPT`` keeps none,
+so that each number is drawn when it is needed (T is then *virtual*). The bits are the same either way.
+"""
+
+from __future__ import annotations
+
+import mmap
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from weightloom.fabric.streams import factor_stream
+
+__all__ = ["BUILD", "DRAW", "GROUPS", "NOTHING_KEPT", "READ", "Factors", "KeptFactors", "ResidentT", "chunk_groups"]
+
+F32 = npt.NDArray[np.float32]
+U8 = npt.NDArray[np.uint8]
+
+DRAW, BUILD, READ = 0, 1, 2  # where a chunk's normals come from: drawn; drawn to be kept; kept
+GROUPS = 1024  # of four rows, in a chunk and in a plane
+CHUNK_DRAWS = 1 << 19
+
+
+class Factors:
+    """Of the tensor called ``tensor`` under a 64-bit ``seed``: P (l, r), Q and S (hidden_dim, r), T (numel, r)."""
+
+    def __init__(self, seed: int, tensor: str, l: int, r: int, hidden_dim: int, numel: int) -> None:
+        self.seed, self.tensor, self.l, self.r, self.hidden_dim, self.numel = seed, tensor, l, r, hidden_dim, numel
+        self.p, self.q, self.s, self.t = (factor_stream(seed, tensor, factor) for factor in "PQST")
+        self.key = (seed, self.t.stream, r, numel)
+
+    @cached_property
+    def numbers(self) -> npt.NDArray[np.uint64]:
+        """The seed and the streams P, Q, S and T, as kernels take them: uint64 (5,)."""
+        streams = self.p, self.q, self.s, self.t
+        return np.array([self.seed, *(stream.stream for stream in streams)], np.uint64)
+
+    @property
+    def pqs_sizes(self) -> tuple[int, int, int]:
+        """Elements of P, Q and S."""
+        return self.l * self.r, self.hidden_dim * self.r, self.hidden_dim * self.r
+
+
+def chunk_groups(r: int, numel: int) -> int:
+    """Groups of four rows in a chunk of a resident T: at most 2^19 numbers, and whole tiles are whole chunks."""
+    return min(max(128, min(GROUPS, CHUNK_DRAWS // (4 * r))), -(-numel // 4))
+
+
+class ResidentT:
+    """Memory for T (numel, r), which passes fill chunk by chunk as they draw it, so that nobody waits for it.
+
+    planes (chunks, 4 r, groups) float32: number k of row 4 g + i of a chunk lies at planes[chunk, i r + k, g]. sources
+    (chunks,) uint8: what the next pass has to do. The memory is the system's own mapping: it goes back when this goes.
+    """
+
+    def __init__(self, factors: Factors) -> None:
+        groups = chunk_groups(factors.r, factors.numel)
+        self.rows = 4 * groups
+        shape = -(-factors.numel // self.rows), 4 * factors.r, groups
+        self.planes: F32 = np.frombuffer(mmap.mmap(-1, 4 * int(np.prod(shape))), np.float32).reshape(shape)
+        self.sources: U8 = np.full(shape[0], BUILD, np.uint8)
+        self._lock = threading.Lock()
+
+    @staticmethod
+    def size_of(factors: Factors) -> int:
+        """Bytes of the memory for these factors' T."""
+        rows = 4 * chunk_groups(factors.r, factors.numel)
+        return -(-factors.numel // rows) * rows * factors.r * 4
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all of it was drawn."""
+        return bool((self.sources == READ).all())
+
+    @contextmanager
+    def claimed(self, start: int, count: int) -> Iterator[U8]:
+        """Where a pass over rows start ... start + count - 1 finds its chunks: uint8, one for each.
+
+        A chunk is built by one pass; others that come meanwhile draw it for themselves.
+        """
+        chunks = slice(start // self.rows, -(-(start + count) // self.rows))
+        with self._lock:
+            sources = self.sources[chunks].copy()
+            building = sources == BUILD
+            self.sources[chunks][building] = DRAW
+        done = BUILD
+        try:
+            yield sources
+            done = READ
+        finally:
+            self.sources[chunks][building] = done
+
+
+class KeptFactors(Protocol):
+    """What a weaver may find kept. Safe to use from many threads."""
+
+    def expect(self, factors: Factors) -> None:
+        """A request is going to weave with these factors: the moment to decide whether their T is kept."""
+
+    def t(self, factors: Factors) -> ResidentT | None:
+        """T, if it is resident now."""
+
+    def pqs(self, factors: Factors) -> tuple[F32, F32, F32] | None:
+        """P, Q and S in row-major order, each float32 (elements,); None where they are too large to be kept."""
+
+
+class _NothingKept:
+    def expect(self, factors: Factors) -> None:
+        """Nothing to decide."""
+
+    def t(self, factors: Factors) -> None:
+        """None."""
+
+    def pqs(self, factors: Factors) -> None:
+        """None."""
+
+
+NOTHING_KEPT: KeptFactors = _NothingKept()
