@@ -11,6 +11,7 @@ from typing import Literal
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from weightloom.engine.factors import Residency
 from weightloom.engine.limits import EngineLimits, available_cores
 from weightloom.registry import REGISTRY_FILE
 
@@ -42,6 +43,26 @@ class Settings(BaseSettings):
         description="Largest JSON body of POST /fabricate, in bytes; longer w's come as safetensors, which is faster.",
     )
     max_output_bytes: int = Field(1 << 40, ge=1, description="Most bytes that one response may send.")
+    max_streams: int = Field(
+        256, ge=1, description="Streams that may run at the same time; small replies do not count."
+    )
+    max_queued: int = Field(
+        1024, ge=0, description="Requests that may wait for a running stream to end; over it 429 with Retry-After."
+    )
+    max_bytes_in_flight: int = Field(
+        1 << 30, ge=1, description="Bytes that request bodies and the windows of streams may hold in all; over it 429."
+    )
+    max_queue_seconds: float = Field(30.0, gt=0, description="How long a request may wait for its turn; then 504.")
+    stall_seconds: float = Field(
+        60.0, gt=0, description="A reader that takes no byte for so long is dropped, and its stream with it."
+    )
+    residency: Residency = Field(
+        Residency.AUTO,
+        description="What becomes of T where a model does not say: virtual (drawn each time), resident (kept), or auto "
+        "(kept from its second request on, while there is room).",
+    )
+    factor_bytes: int = Field(1 << 30, ge=0, description="Memory for resident T's; the least recently used goes first.")
+    small_factor_bytes: int = Field(64 << 20, ge=0, description="Memory for P's, Q's and S's, kept in any case.")
     max_page: int = Field(1000, ge=1, description="Most models in one page of a list.")
     shutdown_seconds: int = Field(30, ge=0, description="How long running streams may go on after SIGTERM.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level of log lines.")
@@ -60,4 +81,12 @@ class Settings(BaseSettings):
             tile_bytes=self.tile_bytes,
             tile_window=self.tile_window,
             max_output_bytes=self.max_output_bytes,
+            max_streams=self.max_streams,
+            max_queued=self.max_queued,
+            max_bytes_in_flight=self.max_bytes_in_flight,
+            max_queue_seconds=self.max_queue_seconds,
+            stall_seconds=self.stall_seconds,
+            residency=self.residency,
+            factor_bytes=self.factor_bytes,
+            small_factor_bytes=self.small_factor_bytes,
         )

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from contextvars import ContextVar
 from types import TracebackType
-from typing import Self
+from typing import Self, cast
 
 from weightloom.errors import DeadlineExceeded, WeightloomError
 
@@ -36,11 +36,12 @@ class Call:
     front: "rest" or "grpc". name: the call in snake case, such as "fabricate". request_id: the client's own where it is
     printable ASCII of at most 128 characters, else a new one. timeout: seconds until the client gives up, or None.
     code: "ok", an error's code, or "cancelled". queue, compute and send are seconds; bytes were sent, elements made.
+    held: bytes of the gate's, and entered: when it was let through; both are the gate's own.
     """
 
     __slots__ = (
-        "_on_end", "_token", "began", "code", "compute", "deadline", "elements", "front", "model", "name", "queue",
-        "request_id", "seconds", "send", "sent_bytes",
+        "_on_end", "_token", "began", "code", "compute", "deadline", "elements", "entered", "front", "held", "model",
+        "name", "queue", "request_id", "seconds", "send", "sent_bytes",
     )  # fmt: skip
 
     def __init__(
@@ -51,6 +52,7 @@ class Call:
         self.began = time.perf_counter()
         self.expires_in(timeout)
         self.code, self.model, self.sent_bytes, self.elements = "ok", "", 0, 0
+        self.held, self.entered = 0, cast(float | None, None)
         self.seconds = self.queue = self.compute = self.send = 0.0
 
     def __enter__(self) -> Self:

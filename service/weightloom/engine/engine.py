@@ -9,12 +9,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from weightloom.engine.admission import Admission
 from weightloom.engine.buffers import TileBuffers
 from weightloom.engine.calls import Call
+from weightloom.engine.delivery import deliver
 from weightloom.engine.known_answer import check_known_answer
 from weightloom.engine.limits import EngineLimits
 from weightloom.engine.observer import Observer
-from weightloom.engine.tiles import TileScheduler, TileStream
+from weightloom.engine.residency import Residencies
+from weightloom.engine.scheduler import TileScheduler
+from weightloom.engine.tiles import TileStream
 from weightloom.errors import LimitExceeded
 from weightloom.fabric import Backend, ModelSpec, VirtualFile
 from weightloom.registry import ModelSummary, Registry
@@ -26,6 +30,9 @@ __all__ = ["Engine", "Fabrication"]
 INLINE_BYTES, INLINE_WORK = 1 << 16, 1 << 15
 # From here on, planning itself takes milliseconds and goes to a thread.
 LARGE_PLAN_TENSORS, LARGE_PLAN_NUMBERS = 64, 1 << 16
+KEPT_TILES = 32  # blocks of memory that lie ready for reuse while there is something to do
+
+Write = Callable[[memoryview], Awaitable[None]]
 
 
 @dataclass(frozen=True)
@@ -42,20 +49,24 @@ class Fabrication:
         """Bytes that ``tiles`` gives in all."""
         return self.stop - self.start
 
+    @property
+    def is_small(self) -> bool:
+        """Whether it is made on the spot, at once."""
+        return self.size <= INLINE_BYTES and self.file.layout.work <= INLINE_WORK
+
     def tiles(self) -> AsyncGenerator[memoryview, None]:
-        """The bytes in order, in read-only views of at most ``tile_bytes``. Close it when it is not read to its end."""
+        """The bytes in order, in read-only views of at most ``tile_bytes``. Close it when it is not read to its end.
+
+        This passes by the gate: it is for programs that read for themselves. Fronts use ``send``.
+        """
         return self.engine.stream(self)
 
-    async def send(self, write: Callable[[memoryview], Awaitable[None]], call: Call) -> None:
+    async def send(self, write: Write, call: Call) -> None:
         """Pass the gate, then ``write`` tile after tile: once at least, and not before the first tile is made.
 
         Cancel the task that runs this when the client goes away. Raises Overloaded, DeadlineExceeded, Unavailable.
         """
-        async with aclosing(self.tiles()) as tiles:
-            await write(await anext(tiles, memoryview(b"")))
-            async for tile in tiles:
-                await asyncio.sleep(0)  # write() mostly returns without yielding, and other requests would starve
-                await write(tile)
+        await self.engine.send(self, write, call)
 
 
 class Engine:
@@ -66,12 +77,14 @@ class Engine:
     ) -> None:
         self.registry, self.backend, self.limits = registry, backend, limits
         self.observer = observer or Observer()
-        self._scheduler = TileScheduler(limits.threads)
-        self._buffers = TileBuffers(limits.tile_bytes, kept=limits.threads + limits.tile_window)
+        self.admission = Admission(limits, self.observer)
+        self._buffers = TileBuffers(limits.tile_bytes, kept=max(KEPT_TILES, limits.threads + limits.tile_window))
+        self._scheduler = TileScheduler(limits.threads, self._buffers, self.observer)
+        self.residencies = Residencies(registry, backend, limits, self.observer, self._read)
 
     def call(self, front: str, name: str, request_id: str = "", timeout: float | None = None) -> Call:
         """The context in which a front answers a client's call (see ``Call``)."""
-        return Call(self.observer.call_ended, front, name, request_id, timeout)
+        return Call(self._call_ended, front, name, request_id, timeout)
 
     async def create_model(self, spec: ModelSpec) -> tuple[ModelSummary, bool]:
         """Register a model; False where the same one was there already. Raises Conflict, Unavailable."""
@@ -89,6 +102,7 @@ class Engine:
     async def delete_model(self, name_or_digest: str) -> None:
         """Forget a model; streams of it that run go on. Raises NotFound, Unavailable."""
         await asyncio.to_thread(self.registry.delete, name_or_digest)
+        self.residencies.reconcile_soon()
 
     async def fabricate(self, request: FabricateRequest) -> Fabrication:
         """Check a request whole and lay out its file; the first byte is made when the result is read.
@@ -111,13 +125,15 @@ class Engine:
         return request.model if isinstance(request.model, ModelSpec) else self.registry.find(request.model)
 
     def _plan(self, request: FabricateRequest, model: ModelSpec | ModelSummary) -> Fabrication:
+        spec = self.registry.load(model) if isinstance(model, ModelSummary) else model
         file = VirtualFile(
-            self.registry.load(model) if isinstance(model, ModelSummary) else model,
+            spec,
             request.w,
             dtype=request.dtype,
             tensors=request.tensors,
             rows=request.rows,
             backend=self.backend,
+            kept=self.residencies.kept_for(spec, model if isinstance(model, ModelSummary) else None),
         )
         length = request.length if request.length is not None else max(0, file.size - request.offset)
         file.layout.check_range(request.offset, length)
@@ -128,28 +144,40 @@ class Engine:
         file.etag, file.layout.work  # noqa: B018
         return Fabrication(file, request.offset, request.offset + length, self)
 
-    async def stream(self, fabrication: Fabrication) -> AsyncGenerator[memoryview, None]:
+    async def send(self, fabrication: Fabrication, write: Write, call: Call) -> None:
+        """See ``Fabrication.send``."""
+        if not fabrication.is_small:
+            window = self.limits.tile_bytes * self.limits.tile_window
+            await self.admission.enter(call, min(fabrication.size, window))
+        async with aclosing(self.stream(fabrication, call)) as tiles:
+            await deliver(tiles, write, call, self.limits.stall_seconds)
+        call.elements += call.sent_bytes // fabrication.file.dtype.itemsize
+
+    async def stream(self, fabrication: Fabrication, call: Call | None = None) -> AsyncGenerator[memoryview, None]:
         """The tiles of a fabrication, made ahead of the reader by a bounded window."""
-        file = fabrication.file
-        if fabrication.size <= INLINE_BYTES and file.layout.work <= INLINE_WORK:
+        if fabrication.is_small:
             out = np.empty(fabrication.size, np.uint8)
-            file.read_into(fabrication.start, out)
+            fabrication.file.read_into(fabrication.start, out)
             yield out.data.toreadonly()
             return
-        tiles = TileStream(
-            file,
-            fabrication.start,
-            fabrication.stop,
-            scheduler=self._scheduler,
-            buffers=self._buffers,
-            tile_bytes=self.limits.tile_bytes,
-            window=self.limits.tile_window,
-        )
+        tiles = self._read(fabrication.file, fabrication.start, fabrication.stop)
         try:
             async for tile in tiles:
                 yield tile
         finally:
             tiles.close()
+            if call is not None:
+                call.queue, call.compute = call.queue + tiles.queue, call.compute + tiles.compute
+
+    def _read(self, file: VirtualFile, start: int, stop: int) -> TileStream:
+        limits = self.limits
+        return TileStream(
+            file, start, stop, scheduler=self._scheduler, tile_bytes=limits.tile_bytes, window=limits.tile_window
+        )
+
+    def _call_ended(self, call: Call) -> None:
+        self.admission.leave(call)
+        self.observer.call_ended(call)
 
     def check_ready(self) -> None:
         """Raise Unavailable, saying why, unless a known answer comes out right and the registry can be read."""
@@ -157,6 +185,7 @@ class Engine:
         self.registry.ping()
 
     def close(self) -> None:
-        """Stop the workers and let go of the registry."""
+        """Stop the workers, free the factors and let go of the registry."""
         self._scheduler.close()
+        self.residencies.close()
         self.registry.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 
+from weightloom.engine.factors import Residency
 from weightloom.fabric.layout import TILE_BYTES
 
 __all__ = ["EngineLimits", "available_cores"]
@@ -20,10 +21,21 @@ class EngineLimits:
     """What the settings of the same names bound.
 
     threads: tile workers. tile_bytes: output of a tile. tile_window: tiles in flight per stream; a stream holds at most
-    tile_bytes x tile_window, beside what its transport buffers. max_output_bytes: of one response.
+    tile_bytes x tile_window, beside what its transport buffers. max_output_bytes: of one response. max_streams may run
+    while max_queued wait, each for max_queue_seconds at most; max_bytes_in_flight bounds what both hold. stall_seconds:
+    for how long a reader may take nothing. residency, factor_bytes (of T's) and small_factor_bytes (of P's, Q's and
+    S's) are the factor store's.
     """
 
     threads: int = field(default_factory=available_cores)
     tile_bytes: int = TILE_BYTES
     tile_window: int = 4
     max_output_bytes: int = 1 << 40
+    max_streams: int = 256
+    max_queued: int = 1024
+    max_bytes_in_flight: int = 1 << 30
+    max_queue_seconds: float = 30.0
+    stall_seconds: float = 60.0
+    residency: Residency = Residency.AUTO
+    factor_bytes: int = 1 << 30
+    small_factor_bytes: int = 64 << 20

@@ -1,117 +1,44 @@
-"""Worker threads that make tiles, fairly between streams, and streams that hand them out in file order.
+"""Streams that hand out the tiles of a file in order.
 
-A stream keeps a small window of tiles in flight: enough to keep the workers busy while one tile is being sent, and
-the bound on its memory. A reader that stops reading stops its window and nothing else.
+A stream keeps a small window of tiles in flight: enough to keep the workers busy while one tile is being sent, and the
+bound on its memory. A reader that stops reading stops its window and nothing else.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
-import sys
-import threading
-from collections import OrderedDict, deque
-from collections.abc import Callable
-from contextlib import suppress
+import time
+from collections import deque
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
 from functools import partial
 from typing import Self
 
-from weightloom.engine.buffers import TileBuffers
+import numpy as np
+import numpy.typing as npt
+
+from weightloom.engine.scheduler import TileScheduler
 from weightloom.fabric import VirtualFile
 
-__all__ = ["TileScheduler", "TileStream"]
-
-WORKER_NICENESS = 5
-Job = Callable[[], None]
-
-
-class TileScheduler:
-    """``threads`` workers that take one job at a time from each stream in turn, so that none waits behind another."""
-
-    def __init__(self, threads: int) -> None:
-        self._queues: OrderedDict[object, deque[Job]] = OrderedDict()
-        self._changed = threading.Condition()
-        self._closed = False
-        self._threads = [
-            threading.Thread(target=self._work, name=f"tile-worker-{i}", daemon=True) for i in range(threads)
-        ]
-        for thread in self._threads:
-            thread.start()
-
-    def submit(self, stream: object, job: Job) -> None:
-        """Queue a job of ``stream``. A job reports its own errors."""
-        with self._changed:
-            self._queues.setdefault(stream, deque()).append(job)
-            self._changed.notify()
-
-    def forget(self, stream: object) -> None:
-        """Drop the jobs of a stream that have not begun."""
-        with self._changed:
-            self._queues.pop(stream, None)
-
-    @property
-    def waiting(self) -> int:
-        """Jobs that have not begun."""
-        with self._changed:
-            return sum(map(len, self._queues.values()))
-
-    def close(self) -> None:
-        """Stop the workers after the jobs they are at."""
-        with self._changed:
-            self._closed = True
-            self._queues.clear()
-            self._changed.notify_all()
-        for thread in self._threads:
-            thread.join()
-
-    def _work(self) -> None:
-        _yield_to_other_threads()
-        while (job := self._next()) is not None:
-            job()
-            del job  # or the tile's memory would stay taken until the next job comes
-
-    def _next(self) -> Job | None:
-        with self._changed:
-            self._changed.wait_for(lambda: self._closed or bool(self._queues))
-            if self._closed:
-                return None
-            stream, queue = self._queues.popitem(last=False)
-            job = queue.popleft()
-            if queue:
-                self._queues[stream] = queue  # to the end of the round
-            return job
-
-
-def _yield_to_other_threads() -> None:
-    """Let the event loop have the core at once when it has something to send or to answer, where the system allows."""
-    if sys.platform == "linux":  # there a niceness belongs to a thread, elsewhere to the process
-        with suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), WORKER_NICENESS)
+__all__ = ["TileStream"]
 
 
 class TileStream:
     """Bytes ``start`` … ``stop - 1`` of a file as memoryviews, one tile each: an asynchronous iterator.
 
-    Use it from one event loop, and ``close`` it when it is not read to its end.
+    Use it from one event loop, and ``close`` it when it is not read to its end. queue: seconds until a worker took its
+    first tile. compute: seconds of workers for all of its tiles, its share where a pass served others too.
     """
 
     def __init__(
-        self,
-        file: VirtualFile,
-        start: int,
-        stop: int,
-        *,
-        scheduler: TileScheduler,
-        buffers: TileBuffers,
-        tile_bytes: int,
-        window: int,
+        self, file: VirtualFile, start: int, stop: int, *, scheduler: TileScheduler, tile_bytes: int, window: int
     ) -> None:
-        self._file, self._next, self._stop = file, start, stop
-        self._scheduler, self._buffers = scheduler, buffers
-        self._tile_bytes, self._window = tile_bytes, window
+        self.file, self._next, self._stop = file, start, stop
+        self._scheduler, self._tile_bytes, self._window = scheduler, tile_bytes, window
         self._in_flight: deque[asyncio.Future[memoryview]] = deque()
         self._loop = asyncio.get_running_loop()
-        self._closed = False
+        self._created, self._closed, self._began = time.perf_counter(), False, False
+        self.queue = self.compute = 0.0
 
     def __aiter__(self) -> Self:
         return self
@@ -135,26 +62,51 @@ class TileStream:
 
     def _fill_window(self) -> None:
         while not self._closed and self._next < self._stop and len(self._in_flight) < self._window:
-            end = min(self._stop, self._file.next_cut(self._next, self._tile_bytes))
+            end = min(self._stop, self.file.next_cut(self._next, self._tile_bytes))
+            if self._in_flight and self.file.must_prepare(self._next):
+                return  # an h that takes long keeps one worker busy, and none waiting for it
             future: asyncio.Future[memoryview] = self._loop.create_future()
             self._in_flight.append(future)
-            self._scheduler.submit(self, partial(self._make, self._next, end, future))
+            key = self.file.layout.tile_key(self._next, end)
+            self._scheduler.submit(_Tile(self, self.file, self._next, end, key, future))
             self._next = end
 
-    def _make(self, start: int, end: int, future: asyncio.Future[memoryview]) -> None:
-        """Runs on a worker."""
-        if self._closed:
-            return
+    def began(self) -> None:
+        """A worker has taken a tile."""
+        if not self._began:
+            self._began, self.queue = True, time.perf_counter() - self._created
+
+    def report(self, result: Callable[[], None]) -> None:
+        """Have the event loop set a future, from a worker."""
         try:
-            tile = self._buffers.take(end - start)
-            self._file.read_into(start, tile)
-            report = partial(_deliver, future, tile.data.toreadonly())
-        except BaseException as error:
-            report = partial(_fail, future, error)
-        try:
-            self._loop.call_soon_threadsafe(report)
+            self._loop.call_soon_threadsafe(result)
         except RuntimeError:
             self._closed = True  # the loop is gone, and its readers with it
+
+
+@dataclass(eq=False, slots=True)
+class _Tile:
+    """See ``scheduler.Tile``; all but its creation happens on workers."""
+
+    stream: TileStream
+    file: VirtualFile
+    start: int
+    stop: int
+    key: Hashable
+    future: asyncio.Future[memoryview]
+
+    def begin(self) -> None:
+        """Note when the first one began."""
+        self.stream.began()
+
+    def deliver(self, data: npt.NDArray[np.uint8], seconds: float) -> None:
+        """Hand over a read-only view."""
+        self.stream.compute += seconds
+        self.stream.report(partial(_deliver, self.future, data.data.toreadonly()))
+
+    def fail(self, error: BaseException) -> None:
+        """Have the reader raise it."""
+        self.stream.report(partial(_fail, self.future, error))
 
 
 def _deliver(future: asyncio.Future[memoryview], tile: memoryview) -> None:

@@ -152,6 +152,15 @@ class TensorSection:
         by_work = BLOCK_PREPARATION // max(1, spec.draws_to_prepare)
         return max(1, min(by_work, BLOCK_NUMBERS // max(1, spec.draws_per_element)))
 
+    @cached_property
+    def block_preparation(self) -> int:
+        """Multiply-adds for the h's of one block."""
+        return self.part.spec.draws_to_prepare * min(self.block, 1 if self.batch is None else self.batch)
+
+    def block_at(self, offset: int) -> int:
+        """Number of the block whose w's the element at ``offset`` (in the file) is made from."""
+        return (offset - self.start) // self.row_bytes // self.block
+
     def tile_size(self, tile_bytes: int) -> int:
         """Fewer bytes than ``tile_bytes`` where many numbers are drawn for each element."""
         draws = self.part.spec.draws_per_element

@@ -30,6 +30,8 @@ __all__ = ["VirtualFile"]
 
 KEPT_WEAVERS = 16  # a stream moves through the tensors in order; an h takes 1 MiB at most, but for one very long w
 
+LONG_PREPARATION = 1 << 22  # multiply-adds; some milliseconds
+
 _NO_W = np.empty((1, 0), np.float32)
 
 
@@ -53,7 +55,7 @@ class VirtualFile:
         backend: Backend | None = None,
         kept: KeptFactors = NOTHING_KEPT,
     ) -> None:
-        self.model = model
+        self.model, self.dtype = model, dtype
         self._w = check_given(model, w)
         batches = {name: len(values) if values.ndim == 2 else None for name, values in self._w.items()}
         self.layout = lay_out(model, dtype, tensors, rows, batches)
@@ -105,6 +107,13 @@ class VirtualFile:
     def next_cut(self, offset: int, tile_bytes: int = TILE_BYTES) -> int:
         """Where the tile that holds byte ``offset`` ends (see ``FileLayout.next_cut``)."""
         return self.layout.next_cut(offset, tile_bytes)
+
+    def must_prepare(self, offset: int) -> bool:
+        """Whether the tile at ``offset`` has to compute an h first, and that takes long."""
+        section = self.layout.section_at(offset)
+        if not isinstance(section, TensorSection) or section.block_preparation < LONG_PREPARATION:
+            return False
+        return (section.part.spec.name, section.block_at(offset)) not in self._weavers
 
     def _w_of(self, part: Selected) -> npt.NDArray[np.float32]:
         return np.atleast_2d(self._w.get(part.spec.name, _NO_W))

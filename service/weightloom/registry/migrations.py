@@ -26,7 +26,14 @@ def _create_models(connection: sqlite3.Connection) -> None:
     connection.execute("CREATE UNIQUE INDEX models_by_digest ON models (digest)")
 
 
-MIGRATIONS: tuple[tuple[int, str, Callable[[sqlite3.Connection], None]], ...] = ((1, "create models", _create_models),)
+def _add_residency(connection: sqlite3.Connection) -> None:
+    connection.execute("ALTER TABLE models ADD COLUMN residency TEXT")  # NULL: the server's setting decides
+
+
+MIGRATIONS: tuple[tuple[int, str, Callable[[sqlite3.Connection], None]], ...] = (
+    (1, "create models", _create_models),
+    (2, "add residency", _add_residency),
+)
 
 
 def migrate(connection: sqlite3.Connection) -> None:

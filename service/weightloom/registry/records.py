@@ -14,7 +14,10 @@ __all__ = ["ModelSummary", "Registry", "describe", "summarize"]
 
 @dataclass(frozen=True)
 class ModelSummary:
-    """A model without its tensors: ``tensors`` counts them, ``numel`` their elements, ``w_numbers`` their w's."""
+    """A model without its tensors: ``tensors`` counts them, ``numel`` their elements, ``w_numbers`` their w's.
+
+    residency: "virtual", "resident" or "auto"; None where the server's setting decides.
+    """
 
     name: str
     digest: str
@@ -22,6 +25,7 @@ class ModelSummary:
     numel: int
     w_numbers: int
     created_at: str
+    residency: str | None = None
 
 
 class Registry(Protocol):
@@ -44,6 +48,15 @@ class Registry(Protocol):
 
     def delete(self, name_or_digest: str) -> None:
         """Forget a model. Raises NotFound."""
+
+    def set_residency(self, name_or_digest: str, residency: str | None) -> None:
+        """Say what becomes of a model's T. Raises NotFound."""
+
+    def resident(self) -> list[ModelSummary]:
+        """The models whose residency is "resident"."""
+
+    def version(self) -> int:
+        """A number that changes whenever another connection, of any process, has changed the store."""
 
     def ping(self) -> None:
         """Raise Unavailable unless the store can be read."""

@@ -20,7 +20,7 @@ from weightloom.registry.records import ModelSummary, summarize
 __all__ = ["REGISTRY_FILE", "SqliteRegistry"]
 
 REGISTRY_FILE = "registry.sqlite3"  # in the data folder
-COLUMNS = "name, digest, tensors, numel, w_numbers, created_at"
+COLUMNS = "name, digest, tensors, numel, w_numbers, created_at, residency"
 BUSY_TIMEOUT_SECONDS = 5.0
 KEPT_TENSORS = 120_000  # parsed specs are kept until they hold this many tensors in all
 
@@ -48,7 +48,7 @@ class SqliteRegistry:
             found = _one(connection, "name", spec.name)
             if found is None:
                 row = _row_of(spec, summary)
-                connection.execute("INSERT INTO models VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+                connection.execute("INSERT INTO models VALUES (?, ?, ?, ?, ?, ?, ?, NULL)", row)
             connection.execute("COMMIT")
         if found is not None and found.digest != spec.digest:
             message = f"model {spec.name!r} exists with digest {found.digest}; models are immutable, take another name"
@@ -88,6 +88,25 @@ class SqliteRegistry:
             gone = connection.execute(statement, (name_or_digest,)).rowcount
         if not gone:
             raise _not_found(name_or_digest)
+
+    def set_residency(self, name_or_digest: str, residency: str | None) -> None:
+        """Update in one transaction."""
+        statement = f"UPDATE models SET residency = ? WHERE {_key_of(name_or_digest)} = ?"
+        with self._writing() as connection:
+            changed = connection.execute(statement, (residency, name_or_digest)).rowcount
+        if not changed:
+            raise _not_found(name_or_digest)
+
+    def resident(self) -> list[ModelSummary]:
+        """All of them: they are few, since memory is."""
+        query = f"SELECT {COLUMNS} FROM models WHERE residency = 'resident' ORDER BY name"
+        with self._reading() as connection:
+            return [_summary_of(row) for row in connection.execute(query)]
+
+    def version(self) -> int:
+        """SQLite's own count of other connections' commits; our writer is another connection than our reader."""
+        with self._reading() as connection:
+            return int(connection.execute("PRAGMA data_version").fetchone()[0])
 
     def ping(self) -> None:
         """Read something that is there since the first migration."""
@@ -158,9 +177,9 @@ def _row_of(spec: ModelSpec, summary: ModelSummary) -> tuple[str | bytes | int, 
     return spec.name, spec.digest, spec.canonical, *counts, summary.created_at
 
 
-def _summary_of(row: tuple[str, str, int, str, str, str]) -> ModelSummary:
-    name, digest, tensors, numel, w_numbers, created_at = row
-    return ModelSummary(name, digest, tensors, int(numel), int(w_numbers), created_at)
+def _summary_of(row: tuple[str, str, int, str, str, str, str | None]) -> ModelSummary:
+    name, digest, tensors, numel, w_numbers, created_at, residency = row
+    return ModelSummary(name, digest, tensors, int(numel), int(w_numbers), created_at, residency)
 
 
 def _parse(canonical: bytes) -> ModelSpec:

@@ -10,7 +10,7 @@ from starlette.types import Message, Receive, Scope
 
 from weightloom.errors import LimitExceeded, WeightloomError
 
-__all__ = ["ClientGoneError", "cancelled_when_gone", "header", "limit_body", "read_body"]
+__all__ = ["ClientGoneError", "announced_bytes", "cancelled_when_gone", "header", "limit_body", "read_body"]
 
 
 class ClientGoneError(Exception):
@@ -21,6 +21,11 @@ def header(scope: Scope, name: bytes) -> str:
     """A header's value, its values joined where it came more than once, or ""."""
     values = [value.decode("latin-1") for key, value in scope["headers"] if key == name]
     return ", ".join(values)
+
+
+def announced_bytes(scope: Scope, otherwise: int = 0) -> int:
+    """The body's length where it was announced; HTTP/1.1 may send one without."""
+    return next((int(value) for name, value in scope["headers"] if name == b"content-length"), otherwise)
 
 
 @asynccontextmanager
@@ -60,14 +65,12 @@ async def read_body(scope: Scope, receive: Receive, limit: int, setting: str = "
 
 def limit_body(scope: Scope, receive: Receive, limit: int, setting: str = "max_request_bytes") -> Receive:
     """``receive``, but raising LimitExceeded where more than ``limit`` bytes come or are announced."""
-    announced = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
-    announced_bytes = int(announced)
-    seen = 0
+    announced, seen = announced_bytes(scope), 0
 
     async def limited() -> Message:
         nonlocal seen
-        if announced_bytes > limit:
-            raise _too_large(announced_bytes, limit, setting)
+        if announced > limit:
+            raise _too_large(announced, limit, setting)
         message = await receive()
         seen += len(message.get("body", b""))
         if seen > limit:

@@ -14,7 +14,7 @@ from weightloom.engine import Call, Engine, Fabrication
 from weightloom.errors import InvalidInput, PreconditionFailed
 from weightloom.requests import FabricateRequest, request_from_json, request_from_safetensors
 from weightloom.rest import problems
-from weightloom.rest.body import ClientGoneError, cancelled_when_gone, header, read_body
+from weightloom.rest.body import ClientGoneError, announced_bytes, cancelled_when_gone, header, read_body
 
 __all__ = ["FabricateRoute"]
 
@@ -47,7 +47,7 @@ class FabricateRoute:
         if scope["method"] != "POST":
             raise HTTPException(405, f"{scope['method']} is not allowed here, only POST")
         call.expires_in(_timeout(scope))
-        fabrication = await self._engine.fabricate(await self._read_request(scope, receive))
+        fabrication = await self._engine.fabricate(await self._read_request(scope, receive, call))
         etag = fabrication.file.etag
         if_match, if_none_match = header(scope, b"if-match"), header(scope, b"if-none-match")
         if if_match and not _names(if_match, etag):
@@ -59,12 +59,13 @@ class FabricateRoute:
         async with cancelled_when_gone(receive):
             await fabrication.send(reply.write, call)
 
-    async def _read_request(self, scope: Scope, receive: Receive) -> FabricateRequest:
+    async def _read_request(self, scope: Scope, receive: Receive, call: Call) -> FabricateRequest:
         convert = _converter(scope)
-        if convert is request_from_json and self._max_json_bytes < self._max_request_bytes:
-            body = await read_body(scope, receive, self._max_json_bytes, "max_json_bytes")
-        else:
-            body = await read_body(scope, receive, self._max_request_bytes)
+        limit, setting = self._max_request_bytes, "max_request_bytes"
+        if convert is request_from_json and self._max_json_bytes < limit:
+            limit, setting = self._max_json_bytes, "max_json_bytes"
+        self._engine.admission.hold(call, min(limit, announced_bytes(scope, otherwise=limit)))
+        body = await read_body(scope, receive, limit, setting)
         return await asyncio.to_thread(convert, body) if len(body) > LARGE_BODY_BYTES else convert(body)
 
 

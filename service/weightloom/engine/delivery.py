@@ -1,0 +1,48 @@
+"""Tiles to a reader: each within its time, so that nobody who stalls, or comes too late, holds anything."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+from weightloom.engine.calls import Call
+from weightloom.errors import DeadlineExceeded
+
+__all__ = ["deliver"]
+
+Write = Callable[[memoryview], Awaitable[None]]
+
+
+async def deliver(tiles: AsyncIterator[memoryview], write: Write, call: Call, stall_seconds: float) -> None:
+    """``write`` all tiles, and an empty one where there is none.
+
+    Raises DeadlineExceeded when the call's deadline has passed, or when one tile takes longer than ``stall_seconds``.
+    """
+    async with _before(call.remaining, "deadline_exceeded", "the deadline that the client gave has passed"):
+        await _write(write, await anext(tiles, memoryview(b"")), call, stall_seconds)
+        async for tile in tiles:
+            await asyncio.sleep(0)  # write() mostly returns without yielding, and other requests would starve
+            await _write(write, tile, call, stall_seconds)
+
+
+async def _write(write: Write, tile: memoryview, call: Call, stall_seconds: float) -> None:
+    began = time.perf_counter()
+    async with _before(stall_seconds, "reader_stalled", f"no byte was read for {stall_seconds:g} s (stall_seconds)"):
+        await write(tile)
+    call.send += time.perf_counter() - began
+    call.sent_bytes += len(tile)
+
+
+@asynccontextmanager
+async def _before(seconds: float | None, code: str, message: str) -> AsyncIterator[None]:
+    """Raise DeadlineExceeded where the context takes longer than ``seconds``."""
+    timeout = asyncio.timeout(seconds)
+    try:
+        async with timeout:
+            yield
+    except TimeoutError:
+        if not timeout.expired():
+            raise
+        raise DeadlineExceeded(message, code=code) from None

@@ -1,0 +1,139 @@
+"""The factor store: frozen factors that are kept in memory, within a budget, for all requests to share.
+
+T is *virtual* (drawn for each pass and forgotten), *resident* (kept, least recently used out first) or *auto*: kept
+from its second request on, where it does not push out a T that is asked for more often. A resident T is filled by the
+passes that draw it anyway, so it costs the first request almost nothing and nobody waits for it. P, Q and S are small
+and always kept, within a budget of their own. All bits are the same either way.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Generic, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from weightloom.engine.observer import Observer
+from weightloom.engine.shelf import Shelf
+from weightloom.fabric import Backend
+from weightloom.fabric.factors import Factors, KeptFactors, ResidentT
+
+__all__ = ["FactorStore", "Residency"]
+
+REMEMBERED = 1 << 14  # factors whose last request is remembered though they are not kept
+
+F32 = npt.NDArray[np.float32]
+PQS = tuple[F32, F32, F32]
+
+
+class Residency(StrEnum):
+    """What may become of a model's T."""
+
+    VIRTUAL = "virtual"
+    RESIDENT = "resident"
+    AUTO = "auto"
+
+
+class FactorStore:
+    """Keeps at most ``t_budget`` bytes of T's and ``pqs_budget`` bytes of P, Q and S. Safe to use from many threads."""
+
+    def __init__(self, backend: Backend, t_budget: int, pqs_budget: int, observer: Observer) -> None:
+        self._backend = backend
+        self._t: Shelf[ResidentT] = Shelf("T", t_budget, observer)
+        self._pqs: Shelf[_Once[PQS]] = Shelf("PQS", pqs_budget, observer)
+        self._last_use: OrderedDict[Hashable, int] = OrderedDict()
+        self._lock, self._clock = threading.Lock(), 0
+
+    def view(self, residency: Residency) -> KeptFactors:
+        """The store as requests for models of this residency see it."""
+        return _View(self, residency)
+
+    def expect(self, factors: Factors, residency: Residency) -> None:
+        """A request will use these factors: keep their T from now on, or not."""
+        with self._lock:
+            self._clock += 1
+            last_use = self._last_use.pop(factors.key, None)
+            self._last_use[factors.key] = self._clock
+            if len(self._last_use) > REMEMBERED:
+                self._last_use.popitem(last=False)
+        if residency is Residency.VIRTUAL or self._t.use(factors.key, self._clock) is not None:
+            return
+        size = ResidentT.size_of(factors)
+        if residency is Residency.RESIDENT:
+            self._t.add(factors.key, size, self._clock, lambda: ResidentT(factors))
+        elif last_use is not None:  # its second request, and more recent than the last one of whatever must go for it
+            self._t.add(factors.key, size, self._clock, lambda: ResidentT(factors), only_over=last_use)
+
+    def t(self, factors: Factors) -> ResidentT | None:
+        """T, if it is kept now. Hold it for one pass and no longer, so that its memory can be given back."""
+        return self._t.get(factors.key)
+
+    def pqs(self, factors: Factors) -> PQS | None:
+        """P, Q and S, drawn once however many ask at the same time; None where they are larger than the budget."""
+        key = factors.seed, factors.p.stream, factors.l, factors.r, factors.hidden_dim
+        with self._lock:
+            self._clock += 1
+        found = self._pqs.use(key, self._clock)
+        if found is None:
+            found = self._pqs.add(key, 4 * sum(factors.pqs_sizes), self._clock, lambda: _Once(self._draw, factors))
+        return None if found is None else found.get()
+
+    def _draw(self, factors: Factors) -> PQS:
+        streams = zip((factors.p, factors.q, factors.s), factors.pqs_sizes, strict=True)
+        p, q, s = (self._backend.normals(stream, 0, size) for stream, size in streams)
+        return p, q, s
+
+    def resident_bytes(self, factors: Factors) -> int:
+        """Bytes of memory that T takes now: 0 where it is virtual."""
+        return 0 if self._t.get(factors.key) is None else ResidentT.size_of(factors)
+
+    def drop(self, factors: Factors) -> None:
+        """Give up T; its memory goes back as soon as passes that use it have ended."""
+        self._t.drop(factors.key)
+
+    def clear(self) -> None:
+        """Give up everything."""
+        self._t.clear()
+        self._pqs.clear()
+
+
+@dataclass(frozen=True)
+class _View:
+    store: FactorStore
+    residency: Residency
+
+    def expect(self, factors: Factors) -> None:
+        """See ``KeptFactors``."""
+        self.store.expect(factors, self.residency)
+
+    def t(self, factors: Factors) -> ResidentT | None:
+        """See ``KeptFactors``."""
+        return None if self.residency is Residency.VIRTUAL else self.store.t(factors)
+
+    def pqs(self, factors: Factors) -> PQS | None:
+        """See ``KeptFactors``."""
+        return self.store.pqs(factors)
+
+
+V = TypeVar("V")
+
+
+class _Once(Generic[V]):
+    """A value that is made by the first who asks, while the others wait."""
+
+    def __init__(self, make: Callable[[Factors], V], factors: Factors) -> None:
+        self._make, self._factors, self._lock = make, factors, threading.Lock()
+        self._value: V | None = None
+
+    def get(self) -> V:
+        """The value."""
+        if self._value is None:
+            with self._lock:
+                if self._value is None:
+                    self._value = self._make(self._factors)
+        return self._value

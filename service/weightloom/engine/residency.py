@@ -1,0 +1,152 @@
+"""Which models' T's are kept: by the server's setting, or by what the registry says of a model.
+
+The registry holds what is wanted, so that it survives a restart and reaches every worker process; each worker brings
+its own memory in line with it, within a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+
+import numpy as np
+
+from weightloom.engine.factors import FactorStore, Residency
+from weightloom.engine.limits import EngineLimits
+from weightloom.engine.observer import Observer
+from weightloom.engine.tiles import TileStream
+from weightloom.errors import NotFound, Unavailable
+from weightloom.fabric import Backend, ModelSpec, VirtualFile
+from weightloom.fabric.factors import Factors, KeptFactors, ResidentT
+from weightloom.registry import ModelSummary, Registry
+
+__all__ = ["Residencies", "ResidencyStatus"]
+
+CHECK_SECONDS = 1.0
+FOLLOWED = 4096  # registered models whose deletion (or change of mind) gives their memory back
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ResidencyStatus:
+    """residency: of the model. resident_bytes: memory of its T's in this process now, of ``t_bytes`` that all take."""
+
+    residency: Residency
+    resident_bytes: int
+    t_bytes: int
+
+
+class Residencies:
+    """``read`` opens a stream of a file; warming a model is reading it and throwing it away."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        backend: Backend,
+        limits: EngineLimits,
+        observer: Observer,
+        read: Callable[[VirtualFile, int, int], TileStream],
+    ) -> None:
+        self._registry, self._backend, self._default, self._read = registry, backend, limits.residency, read
+        self._store = FactorStore(backend, limits.factor_bytes, limits.small_factor_bytes, observer)
+        self._views = {residency: self._store.view(residency) for residency in Residency}
+        self._followed: OrderedDict[str, ModelSpec] = OrderedDict()
+        self._wake, self._seen = asyncio.Event(), -1
+
+    def kept_for(self, spec: ModelSpec, summary: ModelSummary | None) -> KeptFactors:
+        """The factor store as requests for this model see it; ``summary`` is None where it is not registered."""
+        residency = self._residency_of(summary)
+        if summary is not None and residency is not Residency.VIRTUAL:
+            self._followed[spec.digest] = spec
+            if len(self._followed) > FOLLOWED:
+                self._followed.popitem(last=False)
+        return self._views[residency]
+
+    def status(self, summary: ModelSummary, spec: ModelSpec) -> ResidencyStatus:
+        """What is kept of a registered model."""
+        factors = list(_factors_of(spec))
+        resident = sum(self._store.resident_bytes(one) for one in factors)
+        return ResidencyStatus(self._residency_of(summary), resident, sum(map(ResidentT.size_of, factors)))
+
+    def reconcile_soon(self) -> None:
+        """Look at the registry now, and not only within the next second."""
+        self._wake.set()
+
+    async def keep_house(self) -> None:
+        """Bring memory in line with the registry for ever: warm what is to be resident, drop what is not."""
+        while True:
+            try:
+                await self._reconcile()
+            except Unavailable as error:
+                log.warning("the factor store cannot follow the registry: %s", error)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), CHECK_SECONDS)
+            self._wake.clear()
+
+    async def _reconcile(self) -> None:
+        version = await asyncio.to_thread(self._registry.version)
+        if version == self._seen:
+            return
+        for digest, spec in list(self._followed.items()):
+            if await asyncio.to_thread(self._is_unwanted, digest):
+                await asyncio.to_thread(self._unload, spec)
+        for summary in await asyncio.to_thread(self._registry.resident):
+            with suppress(NotFound):  # deleted meanwhile
+                await self._warm(await asyncio.to_thread(self._registry.load, summary), summary)
+        self._seen = version
+
+    def _is_unwanted(self, digest: str) -> bool:
+        try:
+            return self._residency_of(self._registry.find(digest)) is Residency.VIRTUAL
+        except NotFound:
+            return True
+
+    def _unload(self, spec: ModelSpec) -> None:
+        self._followed.pop(spec.digest, None)
+        for factors in _factors_of(spec):
+            self._store.drop(factors)
+
+    async def _warm(self, spec: ModelSpec, summary: ModelSummary) -> None:
+        """Read the tensors whose T is resident but not whole yet. The scheduler is fair, so others hardly notice."""
+        kept = self.kept_for(spec, summary)
+        names = await asyncio.to_thread(_to_warm, spec, kept)
+        if not names:
+            return
+        w = {name: np.zeros(spec.by_name[name].w_length or 0, np.float32) for name in names}
+        file = VirtualFile(spec, w, tensors=names, backend=self._backend, kept=kept)
+        tiles = self._read(file, 0, file.size)
+        try:
+            async for _ in tiles:
+                pass
+        finally:
+            tiles.close()
+
+    def _residency_of(self, summary: ModelSummary | None) -> Residency:
+        return Residency(summary.residency) if summary is not None and summary.residency else self._default
+
+    def close(self) -> None:
+        """Give all memory back."""
+        self._store.clear()
+
+
+def _factors_of(spec: ModelSpec) -> Iterator[Factors]:
+    for tensor in spec.tensors:
+        factors = tensor.factors(spec.seed)
+        if factors is not None:
+            yield factors
+
+
+def _to_warm(spec: ModelSpec, kept: KeptFactors) -> list[str]:
+    """Tensors whose T is kept from now on, but not whole yet."""
+    names = []
+    for factors in _factors_of(spec):
+        kept.expect(factors)
+        t = kept.t(factors)
+        if t is not None and not t.is_whole:
+            names.append(factors.tensor)
+    return names
