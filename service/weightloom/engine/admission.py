@@ -87,7 +87,8 @@ class Admission:
     async def drained(self, seconds: float) -> bool:
         """Wait until no stream runs and nobody waits, or for so long; whether that is so."""
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._idle.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self._idle.wait()
         return self._idle.is_set()
 
     def _fits(self, size: int) -> bool:
@@ -127,7 +128,9 @@ class Admission:
         patience, remaining = self._limits.max_queue_seconds, call.remaining
         began = time.perf_counter()
         try:
-            await asyncio.wait_for(place, patience if remaining is None else min(patience, remaining))
+            # (not wait_for: in Python 3.11 it can swallow that the client has gone)
+            async with asyncio.timeout(patience if remaining is None else min(patience, remaining)):
+                await place
         except TimeoutError:
             raise DeadlineExceeded("no place was free in time; see max_streams and max_queue_seconds") from None
         finally:

@@ -85,7 +85,8 @@ class Residencies:
             except Unavailable as error:
                 log.warning("the factor store cannot follow the registry: %s", error)
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), CHECK_SECONDS)
+                async with asyncio.timeout(CHECK_SECONDS):
+                    await self._wake.wait()
             self._wake.clear()
 
     async def _reconcile(self) -> None:
