@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from weightloom.engine.calls import Call
 from weightloom.errors import DeadlineExceeded
 
-__all__ = ["deliver"]
+__all__ = ["deliver", "deliver_one"]
 
 Write = Callable[[memoryview], Awaitable[None]]
 
@@ -25,6 +25,12 @@ async def deliver(tiles: AsyncIterator[memoryview], write: Write, call: Call, st
         async for tile in tiles:
             await asyncio.sleep(0)  # write() mostly returns without yielding, and other requests would starve
             await _write(write, tile, call, stall_seconds)
+
+
+async def deliver_one(tile: memoryview, write: Write, call: Call, stall_seconds: float) -> None:
+    """``deliver`` for a reply that is there already, whole."""
+    call.remaining  # noqa: B018  (raises where the deadline has passed)
+    await _write(write, tile, call, stall_seconds)
 
 
 async def _write(write: Write, tile: memoryview, call: Call, stall_seconds: float) -> None:

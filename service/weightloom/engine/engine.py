@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -12,47 +13,52 @@ import numpy as np
 from weightloom.engine.admission import Admission
 from weightloom.engine.buffers import TileBuffers
 from weightloom.engine.calls import Call
-from weightloom.engine.delivery import deliver
+from weightloom.engine.delivery import deliver, deliver_one
 from weightloom.engine.known_answer import check_known_answer
 from weightloom.engine.limits import EngineLimits
 from weightloom.engine.observer import Observer
+from weightloom.engine.planner import Plan, Planner
 from weightloom.engine.residency import Residencies
 from weightloom.engine.scheduler import TileScheduler
 from weightloom.engine.tiles import TileStream
-from weightloom.errors import LimitExceeded
 from weightloom.fabric import Backend, ModelSpec, VirtualFile
 from weightloom.registry import ModelSummary, Registry
 from weightloom.requests import FabricateRequest
 
 __all__ = ["Engine", "Fabrication"]
 
-# Below this a request is made on the event loop itself: some 50 microseconds, less than handing it to a thread costs.
-INLINE_BYTES, INLINE_WORK = 1 << 16, 1 << 15
-# From here on, planning itself takes milliseconds and goes to a thread.
-LARGE_PLAN_TENSORS, LARGE_PLAN_NUMBERS = 64, 1 << 16
 KEPT_TILES = 32  # blocks of memory that lie ready for reuse while there is something to do
 
 Write = Callable[[memoryview], Awaitable[None]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Fabrication:
-    """A file, and the bytes ``start`` … ``stop - 1`` of it that were asked for. Nothing is made until it is read."""
+    """A file, and the bytes of it that were asked for. Nothing is made until it is read."""
 
     file: VirtualFile
-    start: int
-    stop: int
+    plan: Plan
     engine: Engine
+
+    @property
+    def start(self) -> int:
+        """The first byte."""
+        return self.plan.start
+
+    @property
+    def stop(self) -> int:
+        """Behind the last byte."""
+        return self.plan.stop
 
     @property
     def size(self) -> int:
         """Bytes that ``tiles`` gives in all."""
-        return self.stop - self.start
+        return self.plan.stop - self.plan.start
 
     @property
     def is_small(self) -> bool:
         """Whether it is made on the spot, at once."""
-        return self.size <= INLINE_BYTES and self.file.layout.work <= INLINE_WORK
+        return self.plan.is_small
 
     def tiles(self) -> AsyncGenerator[memoryview, None]:
         """The bytes in order, in read-only views of at most ``tile_bytes``. Close it when it is not read to its end.
@@ -81,6 +87,7 @@ class Engine:
         self._buffers = TileBuffers(limits.tile_bytes, kept=max(KEPT_TILES, limits.threads + limits.tile_window))
         self._scheduler = TileScheduler(limits.threads, self._buffers, self.observer)
         self.residencies = Residencies(registry, backend, limits, self.observer, self._read)
+        self._planner = Planner(registry, backend, limits, self.residencies.kept_for)
 
     def call(self, front: str, name: str, request_id: str = "", timeout: float | None = None) -> Call:
         """The context in which a front answers a client's call (see ``Call``)."""
@@ -109,56 +116,33 @@ class Engine:
 
         Raises InvalidInput, NotFound, LimitExceeded, Unavailable; reading the result raises none of these.
         """
-        model = self._find(request)
-        numbers = sum(w.size for w in request.w.values())
-        tensors = model.tensors if isinstance(model, ModelSummary) else len(model.tensors)
-        if tensors > LARGE_PLAN_TENSORS or numbers > LARGE_PLAN_NUMBERS:
-            return await asyncio.to_thread(self._plan, request, model)
-        return self._plan(request, model)
+        model = self._planner.find(request)
+        if self._planner.is_large(request, model):
+            return Fabrication(*await asyncio.to_thread(self._planner.plan, request, model), self)
+        return Fabrication(*self._planner.plan(request, model), self)
 
     def plan(self, request: FabricateRequest) -> Fabrication:
         """``fabricate`` for callers without an event loop."""
-        return self._plan(request, self._find(request))
-
-    def _find(self, request: FabricateRequest) -> ModelSpec | ModelSummary:
-        """One indexed read of cached pages takes some 10 microseconds: less than a thread would."""
-        return request.model if isinstance(request.model, ModelSpec) else self.registry.find(request.model)
-
-    def _plan(self, request: FabricateRequest, model: ModelSpec | ModelSummary) -> Fabrication:
-        spec = self.registry.load(model) if isinstance(model, ModelSummary) else model
-        file = VirtualFile(
-            spec,
-            request.w,
-            dtype=request.dtype,
-            tensors=request.tensors,
-            rows=request.rows,
-            backend=self.backend,
-            kept=self.residencies.kept_for(spec, model if isinstance(model, ModelSummary) else None),
-        )
-        length = request.length if request.length is not None else max(0, file.size - request.offset)
-        file.layout.check_range(request.offset, length)
-        if length > self.limits.max_output_bytes:
-            expected = f"at most {self.limits.max_output_bytes} (setting max_output_bytes); ask for part of it"
-            raise LimitExceeded.at("output bytes", length, expected, code="output_too_large")
-        # Both are kept: computed here, where a large file does not hold up the event loop.
-        file.etag, file.layout.work  # noqa: B018
-        return Fabrication(file, request.offset, request.offset + length, self)
+        return Fabrication(*self._planner.plan(request, self._planner.find(request)), self)
 
     async def send(self, fabrication: Fabrication, write: Write, call: Call) -> None:
         """See ``Fabrication.send``."""
-        if not fabrication.is_small:
+        if fabrication.is_small:
+            began = time.perf_counter()
+            tile = _made_at_once(fabrication)
+            call.compute += time.perf_counter() - began
+            await deliver_one(tile, write, call, self.limits.stall_seconds)
+        else:
             window = self.limits.tile_bytes * self.limits.tile_window
             await self.admission.enter(call, min(fabrication.size, window))
-        async with aclosing(self.stream(fabrication, call)) as tiles:
-            await deliver(tiles, write, call, self.limits.stall_seconds)
+            async with aclosing(self.stream(fabrication, call)) as tiles:
+                await deliver(tiles, write, call, self.limits.stall_seconds)
         call.elements += call.sent_bytes // fabrication.file.dtype.itemsize
 
     async def stream(self, fabrication: Fabrication, call: Call | None = None) -> AsyncGenerator[memoryview, None]:
         """The tiles of a fabrication, made ahead of the reader by a bounded window."""
         if fabrication.is_small:
-            out = np.empty(fabrication.size, np.uint8)
-            fabrication.file.read_into(fabrication.start, out)
-            yield out.data.toreadonly()
+            yield _made_at_once(fabrication)
             return
         tiles = self._read(fabrication.file, fabrication.start, fabrication.stop)
         try:
@@ -189,3 +173,9 @@ class Engine:
         self._scheduler.close()
         self.residencies.close()
         self.registry.close()
+
+
+def _made_at_once(fabrication: Fabrication) -> memoryview:
+    out = np.empty(fabrication.size, np.uint8)
+    fabrication.file.read_into(fabrication.start, out)
+    return out.data.toreadonly()

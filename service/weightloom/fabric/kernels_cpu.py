@@ -67,7 +67,8 @@ def hidden(factors: Factors, w: F32Array, scale: float, pqs: tuple[F32Array, ...
     """w (B, l) -> h (B, r) float32; see ``reference.hidden``."""
     h = np.empty((len(w), factors.r), F32)
     p, q, s = pqs or NOT_KEPT
-    _hidden(factors.numbers, p, q, s, np.require(w, F32, ["C", "A", "W"]), factors.hidden_dim, scale, h)
+    # A copy, so that it is aligned and writeable whatever it came from: another type would be compiled anew.
+    _hidden(factors.numbers, p, q, s, np.array(w, F32), factors.hidden_dim, scale, h)
     return h
 
 

@@ -6,9 +6,13 @@ the same selection of the same model.
 
 from __future__ import annotations
 
+import hashlib
 from bisect import bisect_right
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from functools import cached_property
+from typing import Any
+
+import numpy.typing as npt
 
 from weightloom.errors import InvalidSelection
 from weightloom.fabric.cache import BoundedCache
@@ -18,6 +22,7 @@ from weightloom.fabric.sections import TILE_PREPARATION, HeaderSection, Section,
 from weightloom.fabric.selection import Selected, select
 from weightloom.fabric.spec import ModelSpec
 from weightloom.fabric.streams import GENERATOR
+from weightloom.fabric.vectors import check_missing, check_shapes
 
 __all__ = ["TILE_BYTES", "FileLayout", "lay_out"]
 
@@ -29,31 +34,33 @@ SECTION_BYTES = 1024  # what a section takes, with its place in the key
 Batches = Mapping[str, int | None]
 
 
-def _weight(layout: FileLayout) -> int:
-    return len(layout.header) + SECTION_BYTES * (len(layout.sections) + 1)
-
-
-_layouts: BoundedCache[tuple[object, ...], FileLayout] = BoundedCache(KEPT_BYTES, _weight)
+_layouts: BoundedCache[tuple[object, ...], FileLayout] = BoundedCache(KEPT_BYTES, lambda layout: layout.weight)
 
 
 def lay_out(
     model: ModelSpec,
+    w: Mapping[str, npt.NDArray[Any]],
     dtype: DType,
     tensors: Collection[str] | None,
     rows: Mapping[str, Sequence[int]] | None,
-    batches: Batches,
 ) -> FileLayout:
-    """The layout for a selection (see ``select``) and by tensor the number of w's, None for one without a batch.
+    """The layout for a selection (see ``select``) and w's of these shapes, (l,) or (B, l).
 
-    Raises InvalidSelection, LimitExceeded.
+    Raises InvalidW, InvalidSelection, LimitExceeded.
     """
+    check_shapes(model, w)
     chosen = None if tensors is None else frozenset(tensors)
-    batches = batches if chosen is None else {name: batch for name, batch in batches.items() if name in chosen}
+    batches = {
+        name: len(values) if values.ndim == 2 else None
+        for name, values in w.items()
+        if chosen is None or name in chosen
+    }
     ranges = tuple(sorted((name, *ends) for name, ends in (rows or {}).items()))
     key = (model.digest, dtype, chosen, ranges, tuple(sorted(batches.items())))
     layout = _layouts.get(key)
     if layout is None:
         layout = FileLayout(model, dtype, select(model, tensors, rows), batches)
+        check_missing(w, (part.spec for part in layout.parts))
         _layouts.put(key, layout)
     return layout
 
@@ -62,7 +69,7 @@ class FileLayout:
     """The header and the sections of a file, laid end to end."""
 
     def __init__(self, model: ModelSpec, dtype: DType, parts: Sequence[Selected], batches: Batches) -> None:
-        self.parts = parts
+        self.model, self.dtype, self.parts = model, dtype, parts
         shapes = [TensorSection(0, part, batches.get(part.spec.name), dtype, model.seed) for part in parts]
         self.header = build_header(
             {"format": "pt", "model": model.name, "digest": model.digest, "generator": GENERATOR},
@@ -73,6 +80,12 @@ class FileLayout:
             self.sections.append(section.at(self.sections[-1].stop))
         self._starts = [section.start for section in self.sections]
         self.size = self.sections[-1].stop
+        self.identity = hashlib.sha256(self.header + model.digest.encode())
+
+    @property
+    def weight(self) -> int:
+        """Bytes of memory that the layout takes, about."""
+        return len(self.header) + SECTION_BYTES * (len(self.sections) + 1)
 
     @cached_property
     def work(self) -> int:

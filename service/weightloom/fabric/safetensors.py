@@ -20,7 +20,7 @@ import numpy.typing as npt
 from weightloom.errors import InvalidW, LimitExceeded, MalformedBody, WeightloomError
 from weightloom.fabric.dtypes import widen
 
-__all__ = ["MAX_HEADER_BYTES", "Entry", "build_header", "layout", "parse", "write"]
+__all__ = ["MAX_HEADER_BYTES", "Entry", "build_header", "header_of", "layout", "parse", "tensor", "write"]
 
 MAX_HEADER_BYTES = 100_000_000  # the reference reader refuses longer ones
 MAX_FILE_BYTES = (1 << 63) - 1  # offsets are 64-bit
@@ -74,7 +74,12 @@ def parse(body: bytes | memoryview) -> tuple[dict[str, Array], dict[str, str]]:
     Raises MalformedBody as ``layout`` does, InvalidW for a dtype that no w can have.
     """
     entries, metadata = layout(body)
-    return {name: _tensor(entry, memoryview(body)) for name, entry in entries.items()}, metadata
+    return {name: tensor(entry, body) for name, entry in entries.items()}, metadata
+
+
+def header_of(body: bytes) -> bytes:
+    """The first bytes of a file up to its data, or all of a body that is too short to be one."""
+    return body[: 8 + int.from_bytes(body[:8], "little")]
 
 
 @dataclass(frozen=True)
@@ -101,6 +106,17 @@ def layout(body: bytes | memoryview) -> tuple[dict[str, Entry], dict[str, str]]:
     entries = {name: _entry(name, fields, start, len(body)) for name, fields in header.items()}
     _check_cover(entries.values(), start, len(body))
     return entries, metadata
+
+
+def tensor(entry: Entry, body: bytes | memoryview) -> Array:
+    """A tensor's numbers, BF16 widened to float32. Raises InvalidW for a dtype that no w can have."""
+    if entry.dtype not in W_DTYPES:
+        raise InvalidW.at(
+            f"w[{entry.name!r}].dtype", entry.dtype, "one of " + ", ".join(W_DTYPES), code="w_wrong_dtype"
+        )
+    dtype = W_DTYPES[entry.dtype]
+    array = np.frombuffer(body, dtype, math.prod(entry.shape), entry.begin).reshape(entry.shape)
+    return widen(array) if entry.dtype == "BF16" else array
 
 
 def _header(body: memoryview) -> tuple[dict[str, Any], int]:
@@ -155,15 +171,6 @@ def _check_cover(entries: Iterable[Entry], start: int, stop: int) -> None:
         end = entry.end
     if end != stop:
         raise _malformed("body", f"{stop - start} bytes of data", f"{end - start} bytes, where the last tensor ends")
-
-
-def _tensor(entry: Entry, body: memoryview) -> Array:
-    if entry.dtype not in W_DTYPES:
-        raise InvalidW.at(
-            f"w[{entry.name!r}].dtype", entry.dtype, "one of " + ", ".join(W_DTYPES), code="w_wrong_dtype"
-        )
-    array = np.frombuffer(body[entry.begin : entry.end], W_DTYPES[entry.dtype]).reshape(entry.shape)
-    return widen(array) if entry.dtype == "BF16" else array
 
 
 def _malformed(field: str, got: object, expected: str) -> WeightloomError:

@@ -20,7 +20,7 @@ from weightloom.errors import InvalidW
 from weightloom.fabric.kinds import BaseTensorSpec
 from weightloom.fabric.spec import ModelSpec
 
-__all__ = ["check_given", "check_missing", "nearest_float32", "needs_exact_text"]
+__all__ = ["as_float32", "check_missing", "check_shapes", "nearest_float32", "needs_exact_text"]
 
 SMALLEST_NORMAL = float(np.finfo(np.float32).tiny)
 
@@ -57,15 +57,25 @@ def _may_be_half_way(value: float) -> bool:
     return bits & 0x1FFFFFFF == 0x10000000 or abs(value) < SMALLEST_NORMAL
 
 
-def check_given(model: ModelSpec, w: Mapping[str, npt.NDArray[Any]]) -> dict[str, W]:
-    """Every w as float32 (l,) or (B, l). Raises InvalidW naming the tensor, what came and what was expected.
+def check_shapes(model: ModelSpec, w: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Raise InvalidW, naming the tensor, what came and what was expected, for a w that the model has no use for.
 
     A w for a tensor of the model that is not selected is allowed (clients keep all of them) and checked too.
     """
-    return {name: _check(name, _spec_that_takes(name, model), values) for name, values in w.items()}
+    for name, values in w.items():
+        length = _spec_that_takes(name, model).w_length
+        if values.ndim not in (1, 2) or values.shape[-1] != length or values.size == 0:
+            raise InvalidW.at(
+                f"w[{name!r}]", f"shape {list(values.shape)}", f"[{length}] or [B, {length}]", code="w_wrong_length"
+            )
 
 
-def check_missing(w: Mapping[str, W], selected: Iterable[BaseTensorSpec]) -> None:
+def as_float32(w: Mapping[str, npt.NDArray[Any]]) -> dict[str, W]:
+    """Every w as float32 (B, l), B = 1 where it came as (l,). Raises InvalidW where a number is not finite then."""
+    return {name: _finite(name, values) for name, values in w.items()}
+
+
+def check_missing(w: Mapping[str, npt.NDArray[Any]], selected: Iterable[BaseTensorSpec]) -> None:
     """Raise InvalidW for the first selected tensor that takes a w and has none."""
     for spec in selected:
         if spec.w_length is not None and spec.name not in w:
@@ -82,17 +92,14 @@ def _spec_that_takes(name: str, model: ModelSpec) -> BaseTensorSpec:
     return spec
 
 
-def _check(name: str, spec: BaseTensorSpec, values: npt.NDArray[Any]) -> W:
-    length = spec.w_length
-    if values.ndim not in (1, 2) or values.shape[-1] != length or values.size == 0:
-        raise InvalidW.at(
-            f"w[{name!r}]", f"shape {list(values.shape)}", f"[{length}] or [B, {length}]", code="w_wrong_length"
-        )
-    with np.errstate(over="ignore"):
-        result: W = np.ascontiguousarray(values, dtype=np.float32)
-    finite = np.isfinite(result)
-    if not finite.all():
-        at = [int(i) for i in np.argwhere(~finite)[0]]
+def _finite(name: str, values: npt.NDArray[Any]) -> W:
+    if values.dtype == np.float32:
+        result: W = np.ascontiguousarray(values)
+    else:
+        with np.errstate(over="ignore"):
+            result = np.ascontiguousarray(values, dtype=np.float32)
+    if not np.logical_and.reduce(np.isfinite(result), axis=None):
+        at = [int(i) for i in np.argwhere(~np.isfinite(result))[0]]
         place = "".join(f"[{i}]" for i in at)
         raise InvalidW.at(f"w[{name!r}]{place}", values[tuple(at)], "a number finite in float32", code="w_not_finite")
-    return result
+    return result if result.ndim == 2 else result[None]

@@ -6,7 +6,6 @@ with the range and not with the file.
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
@@ -19,12 +18,11 @@ import numpy.typing as npt
 from weightloom.fabric.backend import Backend, load_backend
 from weightloom.fabric.dtypes import DType
 from weightloom.fabric.factors import NOTHING_KEPT, KeptFactors
-from weightloom.fabric.layout import TILE_BYTES, lay_out
+from weightloom.fabric.layout import TILE_BYTES, FileLayout, lay_out
 from weightloom.fabric.passes import Piece, Weaver, weave
 from weightloom.fabric.sections import TensorSection
-from weightloom.fabric.selection import Selected
 from weightloom.fabric.spec import ModelSpec
-from weightloom.fabric.vectors import check_given, check_missing
+from weightloom.fabric.vectors import as_float32
 
 __all__ = ["VirtualFile"]
 
@@ -55,12 +53,22 @@ class VirtualFile:
         backend: Backend | None = None,
         kept: KeptFactors = NOTHING_KEPT,
     ) -> None:
-        self.model, self.dtype = model, dtype
-        self._w = check_given(model, w)
-        batches = {name: len(values) if values.ndim == 2 else None for name, values in self._w.items()}
-        self.layout = lay_out(model, dtype, tensors, rows, batches)
-        check_missing(self._w, (part.spec for part in self.layout.parts))
-        self._backend, self._kept = backend or load_backend(), kept
+        self._bind(lay_out(model, w, dtype, tensors, rows), as_float32(w), backend or load_backend(), kept)
+
+    @classmethod
+    def laid_out(
+        cls, layout: FileLayout, w: Mapping[str, npt.NDArray[Any]], backend: Backend, kept: KeptFactors
+    ) -> VirtualFile:
+        """The file of a layout that was made for w's of these very shapes. Raises InvalidW."""
+        file = cls.__new__(cls)
+        file._bind(layout, as_float32(w), backend, kept)
+        return file
+
+    def _bind(
+        self, layout: FileLayout, w: dict[str, npt.NDArray[np.float32]], backend: Backend, kept: KeptFactors
+    ) -> None:
+        self.layout, self.model, self.dtype = layout, layout.model, layout.dtype
+        self._w, self._backend, self._kept = w, backend, kept
         self._weavers: OrderedDict[tuple[str, int], Weaver] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -77,10 +85,10 @@ class VirtualFile:
     @cached_property
     def etag(self) -> str:
         """A strong ETag: equal for equal bytes made from equal w's, on any machine; about 50 characters."""
-        digest = hashlib.sha256(self.header + self.model.digest.encode())
+        digest = self.layout.identity.copy()
         for part in self.layout.parts:
             digest.update(b"%d %d " % (part.first, part.last))
-            digest.update(np.ascontiguousarray(self._w_of(part), "<f4").data)
+            digest.update(self._w.get(part.spec.name, _NO_W).astype("<f4", copy=False).data)
         return f'"wl1-{digest.hexdigest()[:40]}"'
 
     def read(self, offset: int, length: int) -> bytes:
@@ -115,16 +123,13 @@ class VirtualFile:
             return False
         return (section.part.spec.name, section.block_at(offset)) not in self._weavers
 
-    def _w_of(self, part: Selected) -> npt.NDArray[np.float32]:
-        return np.atleast_2d(self._w.get(part.spec.name, _NO_W))
-
     def _weaver(self, section: TensorSection, block: int) -> Weaver:
         """The weaver of a block of w's of a tensor. The lock keeps two threads from computing one h twice."""
         spec, first = section.part.spec, block * section.block
         key = (spec.name, block)
         with self._lock:
             if key not in self._weavers:
-                w = self._w_of(section.part)[first : first + section.block]
+                w = self._w.get(spec.name, _NO_W)[first : first + section.block]
                 self._weavers[key] = spec.weaver(section.factors, w, self._backend, self._kept)
                 if len(self._weavers) > KEPT_WEAVERS:
                     self._weavers.popitem(last=False)

@@ -4,6 +4,8 @@ from weightloom.requests.json_form import request_from_json
 from weightloom.requests.request import FabricateRequest
 from weightloom.requests.safetensors_form import (
     SPEC_METADATA,
+    RequestOptions,
+    options_from_query,
     parse_rows,
     request_from_safetensors,
     request_to_safetensors,
@@ -12,6 +14,8 @@ from weightloom.requests.safetensors_form import (
 __all__ = [
     "SPEC_METADATA",
     "FabricateRequest",
+    "RequestOptions",
+    "options_from_query",
     "parse_rows",
     "request_from_json",
     "request_from_safetensors",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,11 +13,13 @@ from weightloom.fabric import DType, ModelSpec
 __all__ = ["FabricateRequest"]
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True, eq=False)
 class FabricateRequest:
     """Make the file of a model for a w, or the ``length`` bytes of it from ``offset`` on (None: to its end).
 
-    model: a name or digest that is registered, or a whole spec. The other fields are those of ``VirtualFile``.
+    model: a name or digest that is registered, or a whole spec. form: equal for requests that differ in the numbers of
+    their w's only; given where such requests are recognised cheaply, else found from the other fields. The other fields
+    are those of ``VirtualFile``.
     """
 
     model: str | ModelSpec
@@ -27,3 +29,11 @@ class FabricateRequest:
     rows: Mapping[str, Sequence[int]] | None = None
     offset: int = 0
     length: int | None = None
+    form: Hashable = None
+
+    def __post_init__(self) -> None:
+        if self.form is None:
+            tensors = None if self.tensors is None else tuple(self.tensors)
+            rows = tuple((name, *ends) for name, ends in (self.rows or {}).items())
+            shapes = tuple((name, values.shape) for name, values in self.w.items())
+            self.form = self.dtype, tensors, rows, self.offset, self.length, shapes

@@ -4,39 +4,90 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from urllib.parse import parse_qs
 
 import numpy as np
 
 from weightloom.errors import InvalidInput, InvalidSelection
 from weightloom.fabric import DType, ModelSpec, safetensors
+from weightloom.fabric.cache import BoundedCache
 from weightloom.fabric.dtypes import parse_dtype
 from weightloom.requests.request import FabricateRequest
 
-__all__ = ["SPEC_METADATA", "parse_rows", "request_from_safetensors", "request_to_safetensors"]
+__all__ = [
+    "SPEC_METADATA",
+    "RequestOptions",
+    "options_from_query",
+    "parse_rows",
+    "request_from_safetensors",
+    "request_to_safetensors",
+]
 
 OPTIONS = {"model", "dtype", "tensors", "rows", "offset", "length"}
 SPEC_METADATA = "weightloom.spec"
+KEPT_FORM_BYTES, FORM_BYTES = 16 << 20, 512
 
 Options = Mapping[str, Sequence[str]]
 
 
-def request_from_safetensors(body: bytes, options: Options) -> FabricateRequest:
-    """The spec comes by the option ``model``, or as JSON in the file's metadata under ``weightloom.spec``.
+@dataclass(frozen=True, eq=False)
+class RequestOptions:
+    """The options of a request whose w's come as a safetensors file; ``model`` is "" where the file holds a spec."""
 
-    options: by name a list of texts; rows are TENSOR=FIRST:LAST. Raises InvalidInput.
-    """
+    model: str
+    dtype: DType
+    tensors: Sequence[str] | None
+    rows: Mapping[str, tuple[int, int]]
+    offset: int
+    length: int | None
+
+
+@lru_cache(maxsize=256)
+def options_from_query(query: str) -> RequestOptions:
+    """Options as a URL's query has them; rows are TENSOR=FIRST:LAST. Raises InvalidInput."""
+    options = parse_qs(query, keep_blank_values=True)
     if unknown := sorted(set(options) - OPTIONS):
         raise InvalidInput.at("query", unknown[0], "only " + ", ".join(sorted(OPTIONS)))
-    w, metadata = safetensors.parse(body)
-    return FabricateRequest(
-        _model_of(options, metadata),
-        w,
-        dtype=parse_dtype(_single(options, "dtype") or DType.F32),
-        tensors=options.get("tensors"),
-        rows=dict(parse_rows(text) for text in options.get("rows", [])),
-        offset=_natural(options, "offset") or 0,
-        length=_natural(options, "length"),
+    return RequestOptions(
+        _single(options, "model"),
+        parse_dtype(_single(options, "dtype") or DType.F32),
+        options.get("tensors"),
+        dict(parse_rows(text) for text in options.get("rows", [])),
+        _natural(options, "offset") or 0,
+        _natural(options, "length"),
     )
+
+
+def request_from_safetensors(body: bytes, options: RequestOptions) -> FabricateRequest:
+    """The model is the option ``model``, or a spec as JSON in the file's metadata under ``weightloom.spec``.
+
+    Headers that came before are not read again: clients send the same one with ever new numbers. Raises InvalidInput.
+    """
+    header = safetensors.header_of(body)
+    form = _forms.get((options, header, len(body)))
+    if form is None:
+        form = _Form(header, options, body)
+        _forms.put((options, header, len(body)), form)
+    w = {entry.name: safetensors.tensor(entry, body) for entry in form.entries}
+    return FabricateRequest(
+        form.model, w, options.dtype, options.tensors, options.rows, options.offset, options.length, form
+    )
+
+
+class _Form:
+    """All of a request but the numbers: its options, and what the header of its body says."""
+
+    def __init__(self, header: bytes, options: RequestOptions, body: bytes) -> None:
+        entries, metadata = safetensors.layout(body)
+        self.header, self.options, self.entries = header, options, tuple(entries.values())
+        self.model = _model_of(options, metadata)
+
+
+_forms: BoundedCache[tuple[RequestOptions, bytes, int], _Form] = BoundedCache(
+    KEPT_FORM_BYTES, lambda form: FORM_BYTES * (1 + len(form.entries)) + 8 * len(form.header)
+)
 
 
 def request_to_safetensors(request: FabricateRequest) -> tuple[bytes, dict[str, list[str]]]:
@@ -59,9 +110,9 @@ def request_to_safetensors(request: FabricateRequest) -> tuple[bytes, dict[str, 
     return safetensors.write(metadata, w), options
 
 
-def _model_of(options: Options, metadata: Mapping[str, str]) -> str | ModelSpec:
-    if model := _single(options, "model"):
-        return model
+def _model_of(options: RequestOptions, metadata: Mapping[str, str]) -> str | ModelSpec:
+    if options.model:
+        return options.model
     if SPEC_METADATA in metadata:
         return ModelSpec.parse(metadata[SPEC_METADATA])
     expected = f"model=NAME in the query, or a spec in the file's metadata under {SPEC_METADATA!r}"

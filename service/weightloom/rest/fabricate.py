@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from urllib.parse import parse_qs, quote
+from urllib.parse import quote
 
 from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive, Scope, Send
 
 from weightloom.engine import Call, Engine, Fabrication
 from weightloom.errors import InvalidInput, PreconditionFailed
-from weightloom.requests import FabricateRequest, request_from_json, request_from_safetensors
+from weightloom.requests import FabricateRequest, options_from_query, request_from_json, request_from_safetensors
 from weightloom.rest import problems
 from weightloom.rest.body import ClientGoneError, announced_bytes, cancelled_when_gone, header, read_body
 
@@ -56,6 +56,9 @@ class FabricateRoute:
             await reply.not_modified(etag)
             return
         reply.announce(fabrication)
+        if fabrication.is_small:
+            await fabrication.send(reply.write, call)
+            return
         async with cancelled_when_gone(receive):
             await fabrication.send(reply.write, call)
 
@@ -129,7 +132,7 @@ def _converter(scope: Scope) -> Callable[[bytes], FabricateRequest]:
     media_type = header(scope, b"content-type").partition(";")[0].strip().lower()
     query = scope["query_string"].decode("latin-1")
     if media_type == "application/octet-stream":
-        options = parse_qs(query, keep_blank_values=True)
+        options = options_from_query(query)
         return lambda body: request_from_safetensors(body, options)
     if media_type not in ("application/json", ""):
         expected = "send application/json, or application/octet-stream for a safetensors body"

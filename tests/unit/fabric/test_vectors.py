@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from weightloom.errors import InvalidW
-from weightloom.fabric import ModelSpec
-from weightloom.fabric.vectors import check_given, check_missing, nearest_float32, needs_exact_text
+from weightloom.fabric import ModelSpec, VirtualFile
+from weightloom.fabric.vectors import as_float32, check_missing, check_shapes, nearest_float32, needs_exact_text
 
 MODEL = ModelSpec.from_value(
     {
@@ -89,7 +89,7 @@ def test_other_numbers_are_not(value: float) -> None:
 
 def test_every_float_dtype_becomes_float32() -> None:
     for dtype in (np.float64, np.float32, np.float16):
-        checked = check_given(MODEL, {name: np.asarray(value, dtype) for name, value in W.items()})
+        checked = as_float32({name: np.asarray(value, dtype) for name, value in W.items()})
         assert {name: array.dtype for name, array in checked.items()} == {"a": np.float32, "b": np.float32}
 
 
@@ -111,11 +111,12 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
 @pytest.mark.parametrize(("w", "code", "message"), WRONG)
 def test_a_wrong_w_names_the_tensor_and_what_was_expected(w: dict[str, Any], code: str, message: str) -> None:
     with pytest.raises(InvalidW, match=message) as caught:
-        check_missing(check_given(MODEL, as_arrays(w)), MODEL.tensors)
+        VirtualFile(MODEL, as_arrays(w))
     assert caught.value.code == code
 
 
 def test_w_of_tensors_that_are_not_selected_may_stay() -> None:
-    given = check_given(MODEL, as_arrays(W))
+    given = as_arrays(W)
+    check_shapes(MODEL, given)
     assert set(given) == {"a", "b"}
     check_missing(given, [MODEL.by_name["a"], MODEL.by_name["c"]])
