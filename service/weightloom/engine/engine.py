@@ -69,9 +69,11 @@ class Engine:
         self._scheduler = TileScheduler(limits.threads)
         self._buffers = TileBuffers(limits.tile_bytes, kept=limits.threads + limits.tile_window)
 
-    def call(self, front: str, name: str, request_id: str = "", timeout: float | None = None) -> Call:
+    def call(
+        self, front: str, name: str, request_id: str = "", timeout: float | None = None, traceparent: str = ""
+    ) -> Call:
         """The context in which a front answers a client's call (see ``Call``)."""
-        return Call(self.observer.call_ended, front, name, request_id, timeout)
+        return Call(self.observer.call_ended, front, name, request_id, timeout, traceparent)
 
     async def create_model(self, spec: ModelSpec) -> tuple[ModelSummary, bool]:
         """Register a model; False where the same one was there already. Raises Conflict, Unavailable."""
