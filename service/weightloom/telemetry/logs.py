@@ -5,6 +5,8 @@ from __future__ import annotations
 import atexit
 import logging
 import queue
+import sys
+import threading
 from logging.handlers import QueueHandler, QueueListener
 from typing import Any
 
@@ -22,6 +24,7 @@ JSON_NAMES = {"levelname": "level", "name": "logger", "process": "pid"}
 NOT_SHOWN = [*RESERVED_ATTRS, "taskName", "color_message"]  # the last is uvicorn's message once more, in colours
 MAX_WAITING = 10_000  # lines; some 10 MB where nobody reads stderr
 
+log = logging.getLogger(__name__)
 _listener: _Listener | None = None
 
 
@@ -42,6 +45,9 @@ def configure(settings: Settings) -> None:
     root.addHandler(handler)
     root.setLevel(settings.log_level.upper())
     logging.captureWarnings(True)
+    # Written by the interpreter, tracebacks would run into the lines of the other thread, and not be JSON.
+    sys.excepthook = lambda *error: log.critical("the process ends by an error", exc_info=error)
+    threading.excepthook = _log_lost_thread
     _listener = _Listener(handler.queue, target)
     _listener.start()
 
@@ -55,6 +61,11 @@ def flush() -> None:
 
 
 atexit.register(flush)
+
+
+def _log_lost_thread(error: threading.ExceptHookArgs) -> None:
+    found = error.exc_value or error.exc_type()
+    log.error("thread %s ended by an error", error.thread and error.thread.name, exc_info=found)
 
 
 def _json() -> logging.Formatter:
@@ -82,9 +93,9 @@ class _Handler(QueueHandler):
         except queue.Full:
             self._lost += 1
             return
-        if self._lost and not self.queue.full():
+        if self._lost and self.queue.qsize() < MAX_WAITING // 2:  # not one such line after each place that is free
             lost, self._lost = self._lost, 0
-            logging.getLogger(__name__).warning("%d log lines were lost, since stderr takes them too slowly", lost)
+            log.warning("%d log lines were lost, since stderr takes them too slowly", lost)
 
 
 class _Listener(QueueListener):
