@@ -101,11 +101,12 @@ ELEMENTS = _metric(
     "Its rate falling while streams run means a slower machine, or models of larger r.",
 )  # fmt: skip
 QUEUE_SECONDS = _metric(
-    BulkHistogram, "queue_seconds", "Time that a fabricate call waited at the gate; without those refused at once.",
+    BulkHistogram, "queue_seconds", "Time that a fabricate call waited: at the gate, and for a worker to begin.",
     "A p99 above a few seconds: add replicas, or raise max_streams where the cores are idle.", buckets=SECONDS,
 )  # fmt: skip
 COMPUTE_SECONDS = _metric(
-    BulkHistogram, "compute_seconds", "Time that a fabricate call waited for its tiles to be made.",
+    BulkHistogram, "compute_seconds",
+    "Workers' time for a fabricate call's tiles, its share where a pass served others too; 0 for small ones.",
     "High beside a low send_seconds: the processor is the limit; see pass_tiles and the factor store.", buckets=SECONDS,
 )  # fmt: skip
 SEND_SECONDS = _metric(
