@@ -8,6 +8,7 @@ from pathlib import Path
 from weightloom import errors
 from weightloom.rest.problems import ROUTING_CODES, STATUS
 from weightloom.settings import Settings
+from weightloom.telemetry.metrics import METRICS
 
 DOCS = Path(__file__).parent
 SETTINGS_HEAD = """# Settings
@@ -27,11 +28,27 @@ ERRORS_HEAD = """# Errors
 Generated from `service/weightloom/errors.py` by `make docs`.
 
 Every error is an `application/problem+json` document (RFC 9457): `type`, `title`, `status`, `detail`, a stable `code`,
-and for wrong fields `errors`, a list of `field`, `got` and `expected`. Errors are sent before the first byte of a 200;
-should a stream fail later, the connection is cut, so that the body is short and never wrong.
+the `request_id` that the server's log has, too, and for wrong fields `errors`, a list of `field`, `got` and `expected`.
+Errors are sent before the first byte of a 200; should a stream fail later, the connection is cut, so that the body is
+short and never wrong.
 
 | code | status | meaning |
 |---|---|---|
+"""
+METRICS_HEAD = """# Metrics
+
+Generated from `service/weightloom/telemetry/metrics.py` by `make docs`.
+
+`GET /metrics` answers in Prometheus' text format, whatever the gate and the readiness say. With several workers any of
+them answers for all; the usual `process_…` and `python_…` metrics are there with a single process only.
+
+Labels take few values: `front` is `rest` or `grpc`; `call` is `fabricate`, `create_model`, `get_model`, `list_models`
+or `delete_model`; `code` is `ok`, `cancelled` or one of [errors.md](errors.md); `store` is `T` or `PQS`. What fits none
+is `other`, such as a call to an unknown path. Health, readiness, metrics, `/v1/info` and the pages for browsers are not
+counted. Histograms of seconds reach from 100 µs to 100 s in steps of 1, 2.5 and 5.
+
+| metric | type | labels | meaning | what to look at |
+|---|---|---|---|---|
 """
 ROUTING = {
     "route_not_found": "There is nothing at this path.",
@@ -69,7 +86,13 @@ def _subclasses(kind: type[errors.WeightloomError]) -> Iterator[type[errors.Weig
         yield from _subclasses(subclass)
 
 
-PAGES = {"settings.md": settings_page, "errors.md": errors_page}
+def metrics_page() -> str:
+    """docs/metrics.md."""
+    rows = ((f"`{m.name}`", m.kind, ", ".join(f"`{x}`" for x in m.labels), m.help, m.watch) for m in METRICS)
+    return METRICS_HEAD + "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+PAGES = {"settings.md": settings_page, "errors.md": errors_page, "metrics.md": metrics_page}
 
 if __name__ == "__main__":
     for name, page in PAGES.items():

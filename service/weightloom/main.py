@@ -5,41 +5,40 @@ from __future__ import annotations
 import logging
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import uvicorn
 from starlette.types import ASGIApp
 
-from weightloom.engine import Engine
+from weightloom.engine import Engine, Observer
 from weightloom.engine.known_answer import check_known_answer
 from weightloom.fabric import load_backend
 from weightloom.registry import SqliteRegistry
 from weightloom.rest import build_app
+from weightloom.rest.problems import ROUTING_CODES
 from weightloom.rest.transport import TileProtocol
 from weightloom.settings import Settings
+from weightloom.telemetry import configure, observing
 
 __all__ = ["build_engine", "serve"]
 
 log = logging.getLogger("weightloom")
 
 
-def build_engine(settings: Settings) -> Engine:
+def build_engine(settings: Settings, observer: Observer | None = None) -> Engine:
     """The engine that the settings describe. Raises Unavailable where the registry cannot be opened."""
     backend = load_backend(settings.backend)
-    return Engine(SqliteRegistry(settings.registry_path), backend, settings.engine_limits)
+    return Engine(SqliteRegistry(settings.registry_path), backend, settings.engine_limits, observer)
 
 
 def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT; running streams then have ``shutdown_seconds`` to end."""
-    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    engine = build_engine(settings)
-    try:
+    configure(settings)
+    with observing(settings, ROUTING_CODES.values()) as observer, closing(build_engine(settings, observer)) as engine:
         log.info("backend %s makes the known answer (the very first start compiles the kernels)", engine.backend.NAME)
         check_known_answer(engine.backend)
         log.info("the known answer is right; %d threads", settings.threads)
         _Server(_config(build_app(engine, settings), settings)).run()
-    finally:
-        engine.close()
 
 
 class _Server(uvicorn.Server):
@@ -61,7 +60,7 @@ def _config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
         port=settings.port,
         log_level=settings.log_level,
         log_config=None,
-        access_log=settings.access_log,
+        access_log=False,  # telemetry has one for both fronts
         timeout_graceful_shutdown=settings.shutdown_seconds,
         server_header=False,
         proxy_headers=False,  # nothing here depends on who asks

@@ -66,7 +66,14 @@ class Settings(BaseSettings):
     max_page: int = Field(1000, ge=1, description="Most models in one page of a list.")
     shutdown_seconds: int = Field(30, ge=0, description="How long running streams may go on after SIGTERM.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level of log lines.")
-    access_log: bool = Field(False, description="One log line for each request.")
+    log_format: Literal["console", "json"] = Field(
+        "console", description="Log lines for people, or JSON: one object in each line."
+    )
+    access_log: bool = Field(False, description="One log line (at level info) for each call of either front.")
+    tracing: bool = Field(
+        False,
+        description="A span for each call, by OTLP over gRPC; needs the extra `otel`; obeys the `OTEL_…` variables.",
+    )
 
     @property
     def registry_path(self) -> Path:

@@ -17,7 +17,8 @@ LAYERS = {
     "registry": {"errors", "fabric"},
     "requests": {"errors", "fabric"},
     "engine": {"errors", "fabric", "registry", "requests"},
-    "rest": {"errors", "fabric", "registry", "requests", "engine", "settings"},
+    "telemetry": {"errors", "engine", "settings"},
+    "rest": {"errors", "fabric", "registry", "requests", "engine", "settings", "telemetry"},
     "cli": {"errors", "fabric", "registry", "requests", "engine", "settings", "main"},
 }
 

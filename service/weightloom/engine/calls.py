@@ -35,19 +35,26 @@ class Call:
 
     front: "rest" or "grpc". name: the call in snake case, such as "fabricate". request_id: the client's own where it is
     printable ASCII of at most 128 characters, else a new one. timeout: seconds until the client gives up, or None.
+    traceparent: the W3C header that says to which trace the call belongs, as it came, or "".
     code: "ok", an error's code, or "cancelled". queue, compute and send are seconds; bytes were sent, elements made.
     held: bytes of the gate's, and entered: when it was let through; both are the gate's own.
     """
 
     __slots__ = (
         "_on_end", "_token", "began", "code", "compute", "deadline", "elements", "entered", "front", "held", "model",
-        "name", "queue", "request_id", "seconds", "send", "sent_bytes",
+        "name", "queue", "request_id", "seconds", "send", "sent_bytes", "traceparent",
     )  # fmt: skip
 
     def __init__(
-        self, on_end: Callable[[Call], None], front: str, name: str, request_id: str = "", timeout: float | None = None
+        self,
+        on_end: Callable[[Call], None],
+        front: str,
+        name: str,
+        request_id: str = "",
+        timeout: float | None = None,
+        traceparent: str = "",
     ) -> None:
-        self._on_end, self.front, self.name = on_end, front, name
+        self._on_end, self.front, self.name, self.traceparent = on_end, front, name, traceparent
         self.request_id = request_id if _is_fit(request_id) else f"{_prefix}-{next(_numbers):x}"
         self.began = time.perf_counter()
         self.expires_in(timeout)

@@ -89,9 +89,11 @@ class Engine:
         self.residencies = Residencies(registry, backend, limits, self.observer, self._read)
         self._planner = Planner(registry, backend, limits, self.residencies.kept_for)
 
-    def call(self, front: str, name: str, request_id: str = "", timeout: float | None = None) -> Call:
+    def call(
+        self, front: str, name: str, request_id: str = "", timeout: float | None = None, traceparent: str = ""
+    ) -> Call:
         """The context in which a front answers a client's call (see ``Call``)."""
-        return Call(self._call_ended, front, name, request_id, timeout)
+        return Call(self._call_ended, front, name, request_id, timeout, traceparent)
 
     async def create_model(self, spec: ModelSpec) -> tuple[ModelSummary, bool]:
         """Register a model; False where the same one was there already. Raises Conflict, Unavailable."""
@@ -127,17 +129,24 @@ class Engine:
 
     async def send(self, fabrication: Fabrication, write: Write, call: Call) -> None:
         """See ``Fabrication.send``."""
-        if fabrication.is_small:
-            began = time.perf_counter()
-            tile = _made_at_once(fabrication)
-            call.compute += time.perf_counter() - began
-            await deliver_one(tile, write, call, self.limits.stall_seconds)
-        else:
-            window = self.limits.tile_bytes * self.limits.tile_window
-            await self.admission.enter(call, min(fabrication.size, window))
-            async with aclosing(self.stream(fabrication, call)) as tiles:
-                await deliver(tiles, write, call, self.limits.stall_seconds)
-        call.elements += call.sent_bytes // fabrication.file.dtype.itemsize
+        call.model = fabrication.file.model.name
+        try:
+            await (self._send_small if fabrication.is_small else self._send_stream)(fabrication, write, call)
+        finally:
+            header = max(0, len(fabrication.file.header) - fabrication.start)
+            call.elements = max(0, call.sent_bytes - header) // fabrication.file.dtype.itemsize
+
+    async def _send_small(self, fabrication: Fabrication, write: Write, call: Call) -> None:
+        began = time.perf_counter()
+        tile = _made_at_once(fabrication)
+        call.compute = time.perf_counter() - began
+        await deliver_one(tile, write, call, self.limits.stall_seconds)
+
+    async def _send_stream(self, fabrication: Fabrication, write: Write, call: Call) -> None:
+        window = self.limits.tile_bytes * self.limits.tile_window
+        await self.admission.enter(call, min(fabrication.size, window))
+        async with aclosing(self.stream(fabrication, call)) as tiles:
+            await deliver(tiles, write, call, self.limits.stall_seconds)
 
     async def stream(self, fabrication: Fabrication, call: Call | None = None) -> AsyncGenerator[memoryview, None]:
         """The tiles of a fabrication, made ahead of the reader by a bounded window."""

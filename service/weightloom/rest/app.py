@@ -16,6 +16,7 @@ from weightloom.engine import Engine
 from weightloom.errors import WeightloomError
 from weightloom.rest import openapi, problems
 from weightloom.rest.body import limit_body
+from weightloom.rest.calls import CALL, in_a_call
 from weightloom.rest.fabricate import FabricateRoute
 from weightloom.rest.models import models_router
 from weightloom.rest.status import status_router
@@ -50,13 +51,13 @@ def build_app(engine: Engine, settings: Settings) -> ASGIApp:
         else:
             if scope["method"] == "HEAD":
                 scope = {**scope, "method": "GET"}  # the server leaves the body away
-            await api(scope, limit_body(scope, receive, settings.max_request_bytes), send)
+            await in_a_call(engine, api, scope, limit_body(scope, receive, settings.max_request_bytes), send)
 
     return app
 
 
 async def _problem_response(request: Request, error: Exception) -> Response:
-    status, document = problems.problem_of(error)
+    status, document = problems.problem_of(error, request.scope[CALL])
     headers = getattr(error, "headers", None)
     return Response(document, status, headers, problems.MEDIA_TYPE)
 

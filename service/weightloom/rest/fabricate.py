@@ -31,7 +31,8 @@ class FabricateRoute:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
-        with self._engine.call("rest", "fabricate", header(scope, b"x-request-id")) as call:
+        request_id, traceparent = header(scope, b"x-request-id"), header(scope, b"traceparent")
+        with self._engine.call("rest", "fabricate", request_id, traceparent=traceparent) as call:
             reply = _Reply(send, call)
             try:
                 await self._answer(scope, receive, reply, call)
@@ -101,7 +102,7 @@ class _Reply:
 
     async def problem(self, error: Exception) -> None:
         """An error as problem+json."""
-        status, document = problems.problem_of(error)
+        status, document = problems.problem_of(error, self._call)
         headers = [
             *problems.headers_of(error),
             (b"content-type", problems.MEDIA_TYPE.encode()),

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Query, Request, Response
 from weightloom.engine import Engine
 from weightloom.fabric import ModelSpec
 from weightloom.registry import ModelSummary, describe
+from weightloom.rest.calls import CALL
 from weightloom.rest.schemas import ModelPage, ModelReply
 
 __all__ = ["models_router"]
@@ -25,6 +26,7 @@ def models_router(engine: Engine, max_page: int) -> APIRouter:
         """Register a model: 201, or 200 where the very same one is there already. Models are immutable."""
         body = await request.body()
         spec = await asyncio.to_thread(ModelSpec.parse, body)
+        request.scope[CALL].model = spec.name
         summary, created = await engine.create_model(spec)
         headers = {"location": f"/v1/models/{summary.name}"}
         return await _reply(summary, spec, 201 if created else 200, headers)

@@ -17,13 +17,14 @@ REFERENCE = "#/components/schemas/{model}"
 BINARY = {"schema": {"type": "string", "format": "binary"}}
 PROBLEM = {
     "type": "object",
-    "required": ["type", "title", "status", "detail", "code"],
+    "required": ["type", "title", "status", "detail", "code", "request_id"],
     "properties": {
         "type": {"type": "string"},
         "title": {"type": "string"},
         "status": {"type": "integer"},
         "detail": {"type": "string"},
         "code": {"type": "string", "description": "Stable; what programs should test."},
+        "request_id": {"type": "string", "description": "As in X-Request-Id, and in the server's log."},
         "errors": {
             "type": "array",
             "items": {

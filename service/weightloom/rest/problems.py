@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 from http import HTTPStatus
-from typing import Any
 
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from weightloom import errors
+from weightloom.engine import Call, current_request_id
 from weightloom.fabric.spec import violations_of
 
-__all__ = ["MEDIA_TYPE", "STATUS", "headers_of", "problem", "problem_of", "status_of"]
+__all__ = ["MEDIA_TYPE", "ROUTING_CODES", "STATUS", "headers_of", "problem", "problem_of", "status_of"]
 
 MEDIA_TYPE = "application/problem+json"
 STATUS: dict[type[errors.WeightloomError], int] = {
@@ -37,14 +38,15 @@ def status_of(error: errors.WeightloomError) -> int:
     return next(STATUS[base] for base in type(error).__mro__ if base in STATUS)
 
 
-def problem(status: int, code: str, detail: str, violations: Any = ()) -> bytes:
-    """One problem document."""
+def problem(status: int, code: str, detail: str, violations: Sequence[errors.Violation] = ()) -> bytes:
+    """One problem document, with the id of the current call."""
     document = {
         "type": f"urn:weightloom:problem:{code}",
         "title": HTTPStatus(status).phrase,
         "status": status,
         "detail": detail,
         "code": code,
+        "request_id": current_request_id(),
     }
     if violations:
         document["errors"] = [violation.as_dict() for violation in violations]
@@ -52,20 +54,25 @@ def problem(status: int, code: str, detail: str, violations: Any = ()) -> bytes:
     return json.dumps(document, ensure_ascii=False).encode(errors="backslashreplace")
 
 
-def problem_of(error: Exception) -> tuple[int, bytes]:
-    """Status and document for any exception; one that no table knows is logged and told without its details."""
+def problem_of(error: Exception, call: Call) -> tuple[int, bytes]:
+    """Status and document for any exception, whose code ``call`` takes over.
+
+    One that no table knows is logged and told without its details.
+    """
+    status, call.code, detail, violations = _told(error)
+    return status, problem(status, call.code, detail, violations)
+
+
+def _told(error: Exception) -> tuple[int, str, str, Sequence[errors.Violation]]:
     if isinstance(error, errors.WeightloomError):
-        status = status_of(error)
-        return status, problem(status, error.code, error.message, error.violations)
+        return status_of(error), error.code, error.message, error.violations
     if isinstance(error, HTTPException):
-        code = ROUTING_CODES.get(error.status_code, "http_error")
-        return error.status_code, problem(error.status_code, code, str(error.detail))
+        return error.status_code, ROUTING_CODES.get(error.status_code, "http_error"), str(error.detail), ()
     if isinstance(error, RequestValidationError):
         violations = violations_of(error.errors())
-        detail = "; ".join(map(str, violations))
-        return 422, problem(422, "invalid_request", detail, violations)
+        return 422, "invalid_request", "; ".join(map(str, violations)), violations
     log.error("a request failed for a reason that no error class covers", exc_info=error)
-    return 500, problem(500, "internal", "the server failed; its log has the cause")
+    return 500, "internal", "the server failed; its log has the cause", ()
 
 
 def headers_of(error: Exception) -> list[tuple[bytes, bytes]]:

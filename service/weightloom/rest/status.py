@@ -1,4 +1,4 @@
-"""/healthz, /readyz, /v1/info, and the page at /."""
+"""/healthz, /readyz, /v1/info, /metrics, and the page at /."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from importlib.resources import files
 from string import Template
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Response
 from fastapi.responses import HTMLResponse
 
 from weightloom import __version__
@@ -18,6 +18,7 @@ from weightloom.fabric.kinds import KIND_NAMES
 from weightloom.fabric.spec import MAX_TENSORS
 from weightloom.fabric.streams import GENERATOR
 from weightloom.settings import Settings
+from weightloom.telemetry import exposition
 
 __all__ = ["status_router"]
 
@@ -55,6 +56,11 @@ def status_router(engine: Engine, settings: Settings) -> APIRouter:
     async def info() -> dict[str, Any]:
         """What runs here, and every limit it obeys."""
         return _info(engine, settings)
+
+    @router.get("/metrics", include_in_schema=False)
+    async def metrics() -> Response:
+        body, content_type = await asyncio.to_thread(exposition)
+        return Response(body, headers={"content-type": content_type})
 
     @router.get("/", include_in_schema=False)
     async def index() -> HTMLResponse:

@@ -1,0 +1,45 @@
+"""What FastAPI answers, each in the context of a call: named, counted, and with its id in the reply."""
+
+from __future__ import annotations
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from weightloom.engine import Call, Engine
+from weightloom.rest.body import header
+
+__all__ = ["CALL", "in_a_call"]
+
+CALL = "weightloom.call"  # where a handler finds its call in the ASGI scope
+MODELS = "/v1/models"
+ON_ALL = {"GET": "list_models", "POST": "create_model"}
+ON_ONE = {"GET": "get_model", "DELETE": "delete_model"}
+OTHER = "other"
+
+
+async def in_a_call(engine: Engine, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    """Run ``app``; status routes have an id, but are not counted."""
+    with _call(engine, scope) as call:
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = [*message.get("headers", ()), (b"x-request-id", call.request_id.encode())]
+                message = {**message, "headers": headers}
+            await send(message)
+
+        await app({**scope, CALL: call}, receive, send_with_id)
+
+
+def _call(engine: Engine, scope: Scope) -> Call:
+    method, path, request_id = scope["method"], scope["path"], header(scope, b"x-request-id")
+    if path != MODELS and not path.startswith(f"{MODELS}/"):
+        return Call(lambda call: _note_unknown_path(engine, call), "rest", OTHER, request_id)
+    model = path.removeprefix(MODELS)[1:]
+    name = (ON_ONE if model else ON_ALL).get(method, OTHER)
+    call = engine.call("rest", name, request_id, traceparent=header(scope, b"traceparent"))
+    call.model = model
+    return call
+
+
+def _note_unknown_path(engine: Engine, call: Call) -> None:
+    if call.code == "route_not_found":
+        engine.observer.call_ended(call)
