@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 
 from weightloom.engine.calls import Call
 from weightloom.errors import DeadlineExceeded
@@ -20,11 +19,17 @@ async def deliver(tiles: AsyncIterator[memoryview], write: Write, call: Call, st
 
     Raises DeadlineExceeded when the call's deadline has passed, or when one tile takes longer than ``stall_seconds``.
     """
-    async with _before(call.remaining, "deadline_exceeded", "the deadline that the client gave has passed"):
-        await _write(write, await anext(tiles, memoryview(b"")), call, stall_seconds)
-        async for tile in tiles:
-            await asyncio.sleep(0)  # write() mostly returns without yielding, and other requests would starve
-            await _write(write, tile, call, stall_seconds)
+    deadline = asyncio.timeout(call.remaining)
+    try:
+        async with deadline:
+            await _write(write, await anext(tiles, memoryview(b"")), call, stall_seconds)
+            async for tile in tiles:
+                await asyncio.sleep(0)  # write() mostly returns without yielding, and other requests would starve
+                await _write(write, tile, call, stall_seconds)
+    except TimeoutError:
+        if not deadline.expired():
+            raise
+        raise DeadlineExceeded("the deadline that the client gave has passed") from None
 
 
 async def deliver_one(tile: memoryview, write: Write, call: Call, stall_seconds: float) -> None:
@@ -34,21 +39,14 @@ async def deliver_one(tile: memoryview, write: Write, call: Call, stall_seconds:
 
 
 async def _write(write: Write, tile: memoryview, call: Call, stall_seconds: float) -> None:
-    began = time.perf_counter()
-    async with _before(stall_seconds, "reader_stalled", f"no byte was read for {stall_seconds:g} s (stall_seconds)"):
-        await write(tile)
+    began, patience = time.perf_counter(), asyncio.timeout(stall_seconds)
+    try:
+        async with patience:
+            await write(tile)
+    except TimeoutError:
+        if not patience.expired():
+            raise
+        message = f"no byte was read for {stall_seconds:g} s (setting stall_seconds)"
+        raise DeadlineExceeded(message, code="reader_stalled") from None
     call.send += time.perf_counter() - began
     call.sent_bytes += len(tile)
-
-
-@asynccontextmanager
-async def _before(seconds: float | None, code: str, message: str) -> AsyncIterator[None]:
-    """Raise DeadlineExceeded where the context takes longer than ``seconds``."""
-    timeout = asyncio.timeout(seconds)
-    try:
-        async with timeout:
-            yield
-    except TimeoutError:
-        if not timeout.expired():
-            raise
-        raise DeadlineExceeded(message, code=code) from None

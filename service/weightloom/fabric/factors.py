@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import mmap
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cached_property
 from typing import Protocol
 
@@ -57,7 +55,8 @@ class ResidentT:
     """Memory for T (numel, r), which passes fill chunk by chunk as they draw it, so that nobody waits for it.
 
     planes (chunks, 4 r, groups) float32: number k of row 4 g + i of a chunk lies at planes[chunk, i r + k, g]. sources
-    (chunks,) uint8: what the next pass has to do. The memory is the system's own mapping: it goes back when this goes.
+    (chunks,) uint8: what the next pass has to do. is_whole: every chunk is there to be read. The memory is a mapping of
+    its own, which the system gets back when this goes.
     """
 
     def __init__(self, factors: Factors) -> None:
@@ -66,6 +65,7 @@ class ResidentT:
         shape = -(-factors.numel // self.rows), 4 * factors.r, groups
         self.planes: F32 = np.frombuffer(mmap.mmap(-1, 4 * int(np.prod(shape))), np.float32).reshape(shape)
         self.sources: U8 = np.full(shape[0], BUILD, np.uint8)
+        self.is_whole = False
         self._lock = threading.Lock()
 
     @staticmethod
@@ -74,28 +74,27 @@ class ResidentT:
         rows = 4 * chunk_groups(factors.r, factors.numel)
         return -(-factors.numel // rows) * rows * factors.r * 4
 
-    @property
-    def is_whole(self) -> bool:
-        """Whether all of it was drawn."""
-        return bool((self.sources == READ).all())
-
-    @contextmanager
-    def claimed(self, start: int, count: int) -> Iterator[U8]:
+    def claim(self, start: int, count: int) -> U8:
         """Where a pass over rows start ... start + count - 1 finds its chunks: uint8, one for each.
 
-        A chunk is built by one pass; others that come meanwhile draw it for themselves.
+        A chunk is built by one pass; others that come meanwhile draw it for themselves. ``release`` must follow.
         """
         chunks = slice(start // self.rows, -(-(start + count) // self.rows))
+        if self.is_whole:
+            return self.sources[chunks]
         with self._lock:
             sources = self.sources[chunks].copy()
-            building = sources == BUILD
-            self.sources[chunks][building] = DRAW
-        done = BUILD
-        try:
-            yield sources
-            done = READ
-        finally:
-            self.sources[chunks][building] = done
+            self.sources[chunks][sources == BUILD] = DRAW
+        return sources
+
+    def release(self, start: int, sources: U8, *, built: bool) -> None:
+        """End a claim on chunks from row ``start`` on: what it was to build is there now, or is to be built again."""
+        if self.is_whole:
+            return
+        first = start // self.rows
+        with self._lock:
+            self.sources[first : first + len(sources)][sources == BUILD] = READ if built else BUILD
+            self.is_whole = bool((self.sources == READ).all())
 
 
 class KeptFactors(Protocol):

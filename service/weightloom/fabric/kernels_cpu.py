@@ -80,19 +80,23 @@ def weave(factors: Factors, h: F32Array, pieces: Sequence[Piece], kept: Resident
         size = chunk_groups(factors.r, factors.numel)
         sources = np.zeros(-(-(start + count) // (4 * size)) - start // (4 * size), np.uint8)
         _weave(factors.numbers, h, start, count, addresses, formats, size, NO_PLANES, sources)
-    else:
-        with kept.claimed(start, count) as sources:
-            size = kept.planes.shape[2]
-            _weave(factors.numbers, h, start, count, addresses, formats, size, kept.planes, sources)
+        return
+    sources, built = kept.claim(start, count), False
+    try:
+        _weave(factors.numbers, h, start, count, addresses, formats, kept.planes.shape[2], kept.planes, sources)
+        built = True
+    finally:
+        kept.release(start, sources, built=built)
 
 
 def _places(pieces: Sequence[Piece]) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint8]]:
     """Address and format of each row that is wanted."""
-    addresses, formats = [], []
+    addresses: list[int] = []
+    formats: list[int] = []
     for piece in pieces:
-        address, step = piece.out.__array_interface__["data"][0], piece.out.strides[0]
-        addresses += [address + step * row for row in range(len(piece.out))]
-        formats += [FORMATS[piece.dtype]] * len(piece.out)
+        rows, address = len(piece.out), piece.out.__array_interface__["data"][0]
+        addresses += [address] if rows == 1 else range(address, address + piece.out.nbytes, piece.out.strides[0])
+        formats += [FORMATS[piece.dtype]] * rows
     return np.array(addresses, np.uint64), np.array(formats, np.uint8)
 
 

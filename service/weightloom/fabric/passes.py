@@ -17,7 +17,7 @@ from weightloom.fabric.dtypes import DType
 __all__ = ["Piece", "Weaver", "weave"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Piece:
     """Elements start ... start + n - 1 of batch rows first ... first + b - 1, to be written to ``out`` (b, n).
 

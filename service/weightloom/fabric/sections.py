@@ -77,6 +77,10 @@ class HeaderSection:
         """Length of the header."""
         return len(self.header)
 
+    @cached_property
+    def _bytes(self) -> Bytes:
+        return np.frombuffer(self.header, np.uint8)
+
     def tile_size(self, tile_bytes: int) -> int:
         """As many bytes as asked for."""
         return tile_bytes
@@ -87,7 +91,7 @@ class HeaderSection:
 
     def pieces(self, offset: int, out: Bytes, weaver_of: WeaverOf) -> list[Piece]:
         """Copy; nothing is woven."""
-        out[:] = np.frombuffer(self.header, np.uint8)[offset : offset + len(out)]
+        out[:] = self._bytes[offset : offset + len(out)]
         return []
 
     def tile_key(self, start: int, stop: int) -> Hashable:
@@ -192,8 +196,10 @@ class TensorSection:
         """Whole aligned elements are woven in place, others aside, at once."""
         size = self.dtype.itemsize
         first, last = self._elements(offset, offset + len(out))
-        if self._is_whole(offset, offset + len(out)) and out.ctypes.data % size == 0:
-            return self._pieces(first, last, out.view(self.dtype.storage), weaver_of)
+        if self._is_whole(offset, offset + len(out)):
+            elements = out.view(self.dtype.storage)
+            if elements.flags.aligned:
+                return self._pieces(first, last, elements, weaver_of)
         cover = np.empty(last - first, self.dtype.storage)
         weave(self._pieces(first, last, cover, weaver_of))
         out[:] = cover.view(np.uint8)[offset - self.start - first * size :][: len(out)]

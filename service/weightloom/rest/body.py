@@ -10,22 +10,32 @@ from starlette.types import Message, Receive, Scope
 
 from weightloom.errors import LimitExceeded, WeightloomError
 
-__all__ = ["ClientGoneError", "announced_bytes", "cancelled_when_gone", "header", "limit_body", "read_body"]
+__all__ = ["ClientGoneError", "Headers", "cancelled_when_gone", "limit_body", "read_body"]
 
 
 class ClientGoneError(Exception):
     """The client went away; nobody is left to answer."""
 
 
-def header(scope: Scope, name: bytes) -> str:
-    """A header's value, its values joined where it came more than once, or ""."""
-    values = [value.decode("latin-1") for key, value in scope["headers"] if key == name]
-    return ", ".join(values)
+class Headers:
+    """A request's headers by lower-case name, the values of one that came more than once joined by commas."""
 
+    __slots__ = ("_values",)
 
-def announced_bytes(scope: Scope, otherwise: int = 0) -> int:
-    """The body's length where it was announced; HTTP/1.1 may send one without."""
-    return next((int(value) for name, value in scope["headers"] if name == b"content-length"), otherwise)
+    def __init__(self, scope: Scope) -> None:
+        values: dict[bytes, bytes] = {}
+        for name, value in scope["headers"]:
+            values[name] = values[name] + b", " + value if name in values else value
+        self._values = values
+
+    def get(self, name: bytes) -> str:
+        """A header's value, or ""."""
+        value = self._values.get(name)
+        return "" if value is None else value.decode("latin-1")
+
+    def body_bytes(self, otherwise: int = 0) -> int:
+        """The body's length where it was announced; HTTP/1.1 may send one without."""
+        return int(self._values.get(b"content-length", otherwise))
 
 
 @asynccontextmanager
@@ -50,9 +60,9 @@ async def cancelled_when_gone(receive: Receive) -> AsyncIterator[None]:
         watcher.cancel()
 
 
-async def read_body(scope: Scope, receive: Receive, limit: int, setting: str = "max_request_bytes") -> bytes:
+async def read_body(headers: Headers, receive: Receive, limit: int, setting: str = "max_request_bytes") -> bytes:
     """The whole body. Raises LimitExceeded as soon as it is known to be longer, ClientGoneError where it breaks off."""
-    receive = limit_body(scope, receive, limit, setting)
+    receive = limit_body(headers, receive, limit, setting)
     parts: list[bytes] = []
     while True:
         message = await receive()
@@ -63,9 +73,9 @@ async def read_body(scope: Scope, receive: Receive, limit: int, setting: str = "
             return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def limit_body(scope: Scope, receive: Receive, limit: int, setting: str = "max_request_bytes") -> Receive:
+def limit_body(headers: Headers, receive: Receive, limit: int, setting: str = "max_request_bytes") -> Receive:
     """``receive``, but raising LimitExceeded where more than ``limit`` bytes come or are announced."""
-    announced, seen = announced_bytes(scope), 0
+    announced, seen = headers.body_bytes(), 0
 
     async def limited() -> Message:
         nonlocal seen

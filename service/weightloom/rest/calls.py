@@ -5,7 +5,7 @@ from __future__ import annotations
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from weightloom.engine import Call, Engine
-from weightloom.rest.body import header
+from weightloom.rest.body import Headers
 
 __all__ = ["CALL", "in_a_call"]
 
@@ -30,12 +30,13 @@ async def in_a_call(engine: Engine, app: ASGIApp, scope: Scope, receive: Receive
 
 
 def _call(engine: Engine, scope: Scope) -> Call:
-    method, path, request_id = scope["method"], scope["path"], header(scope, b"x-request-id")
+    method, path, headers = scope["method"], scope["path"], Headers(scope)
+    request_id = headers.get(b"x-request-id")
     if path != MODELS and not path.startswith(f"{MODELS}/"):
         return Call(lambda call: _note_unknown_path(engine, call), "rest", OTHER, request_id)
     model = path.removeprefix(MODELS)[1:]
     name = (ON_ONE if model else ON_ALL).get(method, OTHER)
-    call = engine.call("rest", name, request_id, traceparent=header(scope, b"traceparent"))
+    call = engine.call("rest", name, request_id, traceparent=headers.get(b"traceparent"))
     call.model = model
     return call
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from functools import lru_cache
 from urllib.parse import quote
 
 from starlette.exceptions import HTTPException
@@ -14,11 +15,10 @@ from weightloom.engine import Call, Engine, Fabrication
 from weightloom.errors import InvalidInput, PreconditionFailed
 from weightloom.requests import FabricateRequest, options_from_query, request_from_json, request_from_safetensors
 from weightloom.rest import problems
-from weightloom.rest.body import ClientGoneError, announced_bytes, cancelled_when_gone, header, read_body
+from weightloom.rest.body import ClientGoneError, Headers, cancelled_when_gone, read_body
 
 __all__ = ["FabricateRoute"]
 
-Headers = list[tuple[bytes, bytes]]
 LARGE_BODY_BYTES = 1 << 16  # parsing a longer one takes milliseconds and goes to a thread
 
 
@@ -31,11 +31,12 @@ class FabricateRoute:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
-        request_id, traceparent = header(scope, b"x-request-id"), header(scope, b"traceparent")
+        headers = Headers(scope)
+        request_id, traceparent = headers.get(b"x-request-id"), headers.get(b"traceparent")
         with self._engine.call("rest", "fabricate", request_id, traceparent=traceparent) as call:
             reply = _Reply(send, call)
             try:
-                await self._answer(scope, receive, reply, call)
+                await self._answer(scope, headers, receive, reply, call)
             except ClientGoneError:
                 call.code = "cancelled"
             except Exception as error:
@@ -44,32 +45,32 @@ class FabricateRoute:
                     raise  # the server cuts the connection, so that the client sees a short body and no false end
                 await reply.problem(error)
 
-    async def _answer(self, scope: Scope, receive: Receive, reply: _Reply, call: Call) -> None:
+    async def _answer(self, scope: Scope, headers: Headers, receive: Receive, reply: _Reply, call: Call) -> None:
         if scope["method"] != "POST":
             raise HTTPException(405, f"{scope['method']} is not allowed here, only POST")
-        call.expires_in(_timeout(scope))
-        fabrication = await self._engine.fabricate(await self._read_request(scope, receive, call))
+        call.expires_in(_timeout(headers))
+        fabrication = await self._engine.fabricate(await self._read_request(scope, headers, receive, call))
         etag = fabrication.file.etag
-        if_match, if_none_match = header(scope, b"if-match"), header(scope, b"if-none-match")
+        if_match, if_none_match = headers.get(b"if-match"), headers.get(b"if-none-match")
         if if_match and not _names(if_match, etag):
             raise PreconditionFailed.at("If-Match", if_match, f"{etag}, the ETag of the file that this request makes")
         if if_none_match and _names(if_none_match.replace("W/", ""), etag):  # a proxy may have weakened it on the way
             await reply.not_modified(etag)
             return
         reply.announce(fabrication)
-        if fabrication.is_small:
+        if fabrication.is_small:  # made and sent at once: there is no time in which the client could go away
             await fabrication.send(reply.write, call)
             return
         async with cancelled_when_gone(receive):
             await fabrication.send(reply.write, call)
 
-    async def _read_request(self, scope: Scope, receive: Receive, call: Call) -> FabricateRequest:
-        convert = _converter(scope)
+    async def _read_request(self, scope: Scope, headers: Headers, receive: Receive, call: Call) -> FabricateRequest:
+        convert = _converter(scope, headers)
         limit, setting = self._max_request_bytes, "max_request_bytes"
         if convert is request_from_json and self._max_json_bytes < limit:
             limit, setting = self._max_json_bytes, "max_json_bytes"
-        self._engine.admission.hold(call, min(limit, announced_bytes(scope, otherwise=limit)))
-        body = await read_body(scope, receive, limit, setting)
+        self._engine.admission.hold(call, min(limit, headers.body_bytes(otherwise=limit)))
+        body = await read_body(headers, receive, limit, setting)
         return await asyncio.to_thread(convert, body) if len(body) > LARGE_BODY_BYTES else convert(body)
 
 
@@ -115,9 +116,9 @@ class _Reply:
         await self._send({"type": "http.response.body", "body": document})
 
 
-def _timeout(scope: Scope) -> float | None:
+def _timeout(headers: Headers) -> float | None:
     """The client's own X-Request-Timeout, in seconds."""
-    text = header(scope, b"x-request-timeout")
+    text = headers.get(b"x-request-timeout")
     if not text:
         return None
     try:
@@ -129,8 +130,8 @@ def _timeout(scope: Scope) -> float | None:
     return seconds
 
 
-def _converter(scope: Scope) -> Callable[[bytes], FabricateRequest]:
-    media_type = header(scope, b"content-type").partition(";")[0].strip().lower()
+def _converter(scope: Scope, headers: Headers) -> Callable[[bytes], FabricateRequest]:
+    media_type = headers.get(b"content-type").partition(";")[0].strip().lower()
     query = scope["query_string"].decode("latin-1")
     if media_type == "application/octet-stream":
         options = options_from_query(query)
@@ -145,12 +146,11 @@ def _converter(scope: Scope) -> Callable[[bytes], FabricateRequest]:
 
 def _start(fabrication: Fabrication, request_id: str, timing: str) -> Message:
     file, partial = fabrication.file, fabrication.size < fabrication.file.size
-    headers: Headers = [
+    headers = [
         (b"content-type", b"application/octet-stream"),
-        (b"content-length", str(fabrication.size).encode()),
+        (b"content-length", b"%d" % fabrication.size),
         (b"etag", file.etag.encode()),
-        (b"content-disposition", f'attachment; filename="{quote(_file_name(file.model.name))}"'.encode()),
-        (b"x-weightloom-digest", file.model.digest.encode()),
+        *_headers_of_model(file.model.name, file.model.digest),
         (b"x-request-id", request_id.encode()),
         (b"server-timing", timing.encode()),
     ]
@@ -160,8 +160,13 @@ def _start(fabrication: Fabrication, request_id: str, timing: str) -> Message:
     return {"type": "http.response.start", "status": 206 if partial else 200, "headers": headers}
 
 
-def _file_name(model: str) -> str:
-    return model.replace("/", "-") + ".safetensors"
+@lru_cache(maxsize=1024)
+def _headers_of_model(name: str, digest: str) -> tuple[tuple[bytes, bytes], ...]:
+    file_name = quote(name.replace("/", "-") + ".safetensors")
+    return (
+        (b"content-disposition", f'attachment; filename="{file_name}"'.encode()),
+        (b"x-weightloom-digest", digest.encode()),
+    )
 
 
 def _names(condition: str, etag: str) -> bool:

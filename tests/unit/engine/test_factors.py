@@ -14,7 +14,7 @@ import pytest
 from weightloom.engine import Observer
 from weightloom.engine.factors import FactorStore, Residency
 from weightloom.fabric import ModelSpec, VirtualFile, load_backend
-from weightloom.fabric.factors import Factors, ResidentT
+from weightloom.fabric.factors import BUILD, DRAW, READ, Factors, ResidentT
 
 MIB = 1 << 20
 
@@ -115,16 +115,19 @@ def test_small_factors_are_drawn_once_however_many_ask() -> None:
 
 
 def test_a_chunk_is_built_by_one_pass_and_given_up_when_that_fails() -> None:
-    t = ResidentT(factors_of("a"))
-    with t.claimed(0, 1 << 16) as first, t.claimed(0, 1 << 16) as second:
-        assert list(first) == [1] * 16
-        assert list(second) == [0] * 16, "drawn for itself meanwhile"
+    t, rows = ResidentT(factors_of("a")), 1 << 16
+    first, second = t.claim(0, rows), t.claim(0, rows)
+    assert list(first) == [BUILD] * 16
+    assert list(second) == [DRAW] * 16, "drawn for itself meanwhile"
+    t.release(0, first, built=False)
+    assert list(t.claim(5000, 10)) == [BUILD]
+    t.release(0, second, built=True)
+    assert not t.is_whole
+    t.release(5000, np.array([BUILD], np.uint8), built=True)
+    rest = t.claim(0, rows)
+    assert list(rest) == [BUILD, READ] + [BUILD] * 14
+    t.release(0, rest, built=True)
     assert t.is_whole
-    broken = ResidentT(factors_of("a"))
-    with pytest.raises(MemoryError), broken.claimed(5000, 10):
-        raise MemoryError
-    with broken.claimed(0, 1 << 16) as again:
-        assert list(again) == [1] * 16
 
 
 def test_ranges_build_only_what_they_touch_and_all_bits_are_the_same() -> None:
