@@ -16,7 +16,7 @@ from weightloom.fabric import load_backend
 from weightloom.registry import SqliteRegistry
 from weightloom.rest import build_app
 from weightloom.rest.problems import ROUTING_CODES
-from weightloom.rest.transport import TileProtocol
+from weightloom.rest.transport import tile_protocol
 from weightloom.settings import Settings
 from weightloom.telemetry import configure, observing
 
@@ -54,7 +54,7 @@ class _Server(uvicorn.Server):
 def _config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http=TileProtocol,
+        http=tile_protocol(settings.stall_seconds),
         ws="none",
         host=settings.host,
         port=settings.port,

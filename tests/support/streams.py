@@ -30,19 +30,26 @@ def local_hash(request: dict[str, Any]) -> str:
     return digest.hexdigest()
 
 
+def post(url: str, request: dict[str, Any], *, receive_buffer: int | None = None, **headers: str) -> socket.socket:
+    """A connection on which POST /fabricate was sent; header names are given with underscores."""
+    host, port = urlparse(url).netloc.split(":")
+    sock = socket.socket()
+    if receive_buffer:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+    sock.settimeout(60)
+    sock.connect((host, int(port)))
+    body = json.dumps(request).encode()
+    named = {"host": "x", "content_type": "application/json", "content_length": str(len(body))} | headers
+    head = ["POST /fabricate HTTP/1.1", *(f"{name.replace('_', '-')}: {value}" for name, value in named.items())]
+    sock.sendall("\r\n".join([*head, "", ""]).encode() + body)
+    return sock
+
+
 class BareClient:
     """Sends one POST /fabricate and reads the body as slowly as it is told to; it has no buffers of its own."""
 
-    def __init__(self, url: str, request: dict[str, Any], *, receive_buffer: int | None = None) -> None:
-        host, port = urlparse(url).netloc.split(":")
-        self.socket = socket.socket()
-        if receive_buffer:
-            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        self.socket.settimeout(60)
-        self.socket.connect((host, int(port)))
-        body = json.dumps(request).encode()
-        head = ("POST /fabricate HTTP/1.1", "Host: x", "Content-Type: application/json", f"Content-Length: {len(body)}")
-        self.socket.sendall("\r\n".join([*head, "", ""]).encode() + body)
+    def __init__(self, url: str, request: dict[str, Any], *, receive_buffer: int | None = None, **headers: str) -> None:
+        self.socket = post(url, request, receive_buffer=receive_buffer, **headers)
         self.headers, self._early = self._read_head()
         self.length = int(self.headers["content-length"])
 

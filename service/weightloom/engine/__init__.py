@@ -2,7 +2,8 @@
 
 from weightloom.engine.calls import Call, current_request_id
 from weightloom.engine.engine import Engine, Fabrication
+from weightloom.engine.factors import Residency
 from weightloom.engine.limits import EngineLimits
 from weightloom.engine.observer import Observer
 
-__all__ = ["Call", "Engine", "EngineLimits", "Fabrication", "Observer", "current_request_id"]
+__all__ = ["Call", "Engine", "EngineLimits", "Fabrication", "Observer", "Residency", "current_request_id"]

@@ -14,6 +14,7 @@ from weightloom.engine.admission import Admission
 from weightloom.engine.buffers import TileBuffers
 from weightloom.engine.calls import Call
 from weightloom.engine.delivery import deliver, deliver_one
+from weightloom.engine.factors import Residency
 from weightloom.engine.known_answer import check_known_answer
 from weightloom.engine.limits import EngineLimits
 from weightloom.engine.observer import Observer
@@ -107,6 +108,12 @@ class Engine:
     async def list_models(self, after: str, limit: int) -> list[ModelSummary]:
         """Up to ``limit`` models behind the name ``after``. Raises Unavailable."""
         return await asyncio.to_thread(self.registry.page, after, limit)
+
+    async def set_residency(self, name_or_digest: str, residency: Residency | None) -> tuple[ModelSummary, ModelSpec]:
+        """Say what becomes of a model's T, for all workers and from now on. Raises NotFound, Unavailable."""
+        await asyncio.to_thread(self.registry.set_residency, name_or_digest, residency)
+        self.residencies.reconcile_soon()
+        return await self.get_model(name_or_digest)
 
     async def delete_model(self, name_or_digest: str) -> None:
         """Forget a model; streams of it that run go on. Raises NotFound, Unavailable."""

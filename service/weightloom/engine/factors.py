@@ -89,8 +89,9 @@ class FactorStore:
         return p, q, s
 
     def resident_bytes(self, factors: Factors) -> int:
-        """Bytes of memory that T takes now: 0 where it is virtual."""
-        return 0 if self._t.get(factors.key) is None else ResidentT.size_of(factors)
+        """Bytes of T that were drawn and kept by now: 0 where it is virtual."""
+        t = self._t.get(factors.key)
+        return 0 if t is None else t.drawn_bytes
 
     def drop(self, factors: Factors) -> None:
         """Give up T; its memory goes back as soon as passes that use it have ended."""

@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ResidencyStatus:
-    """residency: of the model. resident_bytes: memory of its T's in this process now, of ``t_bytes`` that all take."""
+    """residency: of the model. resident_bytes: of its T's, drawn in this process by now; t_bytes: of all of them."""
 
     residency: Residency
     resident_bytes: int

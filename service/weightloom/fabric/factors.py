@@ -74,6 +74,11 @@ class ResidentT:
         rows = 4 * chunk_groups(factors.r, factors.numel)
         return -(-factors.numel // rows) * rows * factors.r * 4
 
+    @property
+    def drawn_bytes(self) -> int:
+        """Bytes of it that are there to be read."""
+        return int(np.count_nonzero(self.sources == READ)) * int(self.planes[0].nbytes)
+
     def claim(self, start: int, count: int) -> U8:
         """Where a pass over rows start ... start + count - 1 finds its chunks: uint8, one for each.
 

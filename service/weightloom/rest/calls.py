@@ -12,7 +12,7 @@ __all__ = ["CALL", "in_a_call"]
 CALL = "weightloom.call"  # where a handler finds its call in the ASGI scope
 MODELS = "/v1/models"
 ON_ALL = {"GET": "list_models", "POST": "create_model"}
-ON_ONE = {"GET": "get_model", "DELETE": "delete_model"}
+ON_ONE = {"GET": "get_model", "DELETE": "delete_model", "PUT": "set_residency"}
 OTHER = "other"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 from functools import lru_cache
@@ -12,12 +13,15 @@ from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive, Scope, Send
 
 from weightloom.engine import Call, Engine, Fabrication
-from weightloom.errors import InvalidInput, PreconditionFailed
+from weightloom.errors import InvalidInput, PreconditionFailed, WeightloomError
 from weightloom.requests import FabricateRequest, options_from_query, request_from_json, request_from_safetensors
 from weightloom.rest import problems
 from weightloom.rest.body import ClientGoneError, Headers, cancelled_when_gone, read_body
+from weightloom.rest.transport import cut_off
 
 __all__ = ["FabricateRoute"]
+
+log = logging.getLogger(__name__)
 
 LARGE_BODY_BYTES = 1 << 16  # parsing a longer one takes milliseconds and goes to a thread
 
@@ -41,9 +45,13 @@ class FabricateRoute:
                 call.code = "cancelled"
             except Exception as error:
                 call.failed(error)
-                if reply.started:
-                    raise  # the server cuts the connection, so that the client sees a short body and no false end
-                await reply.problem(error)
+                if not reply.started:
+                    await reply.problem(error)
+                elif isinstance(error, WeightloomError):
+                    log.info("a stream was cut after %d bytes: %s", call.sent_bytes, error)
+                    await cut_off(scope, receive)
+                else:
+                    raise  # the server logs it and cuts the connection
 
     async def _answer(self, scope: Scope, headers: Headers, receive: Receive, reply: _Reply, call: Call) -> None:
         if scope["method"] != "POST":

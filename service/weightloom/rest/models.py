@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from dataclasses import asdict
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
@@ -10,7 +11,7 @@ from weightloom.engine import Engine
 from weightloom.fabric import ModelSpec
 from weightloom.registry import ModelSummary, describe
 from weightloom.rest.calls import CALL
-from weightloom.rest.schemas import ModelPage, ModelReply
+from weightloom.rest.schemas import ModelPage, ModelReply, ResidencyRequest
 
 __all__ = ["models_router"]
 
@@ -29,7 +30,7 @@ def models_router(engine: Engine, max_page: int) -> APIRouter:
         request.scope[CALL].model = spec.name
         summary, created = await engine.create_model(spec)
         headers = {"location": f"/v1/models/{summary.name}"}
-        return await _reply(summary, spec, 201 if created else 200, headers)
+        return await _reply(engine, summary, spec, 201 if created else 200, headers)
 
     @router.get("", response_model=ModelPage, operation_id="list_models", summary="List models")
     async def page(
@@ -42,8 +43,21 @@ def models_router(engine: Engine, max_page: int) -> APIRouter:
 
     @router.get("/{name:path}", response_model=ModelReply, operation_id="get_model", summary="Show a model")
     async def show(name: str) -> Response:
-        """A model by name or digest, with sizes and degrees of freedom."""
-        return await _reply(*await engine.get_model(name), 200, {})
+        """A model by name or digest, with sizes, degrees of freedom, and what is kept of its factors."""
+        return await _reply(engine, *await engine.get_model(name), 200, {})
+
+    @router.put(
+        "/{name:path}/residency",
+        response_model=ModelReply,
+        operation_id="set_residency",
+        summary="Warm or unload a model",
+    )
+    async def set_residency(name: str, wanted: ResidencyRequest) -> Response:
+        """Keep T in memory (`resident`: it is warmed now), never (`virtual`: it is unloaded), or as it goes (`auto`).
+
+        It is remembered, and holds for all workers. The reply comes at once; `resident_bytes` grows as T is drawn.
+        """
+        return await _reply(engine, *await engine.set_residency(name, wanted.residency), 200, {})
 
     @router.delete("/{name:path}", status_code=204, operation_id="delete_model", summary="Forget a model")
     async def delete(name: str) -> None:
@@ -53,6 +67,12 @@ def models_router(engine: Engine, max_page: int) -> APIRouter:
     return router
 
 
-async def _reply(summary: ModelSummary, spec: ModelSpec, status: int, headers: dict[str, str]) -> Response:
-    body = await asyncio.to_thread(lambda: json.dumps(describe(summary, spec), ensure_ascii=False).encode())
-    return Response(body, status, headers | {"etag": f'"{summary.digest[:40]}"'}, "application/json")
+async def _reply(
+    engine: Engine, summary: ModelSummary, spec: ModelSpec, status: int, headers: dict[str, str]
+) -> Response:
+    def body() -> bytes:
+        known = describe(summary, spec) | asdict(engine.residencies.status(summary, spec))
+        return json.dumps(known, ensure_ascii=False).encode()
+
+    headers = headers | {"etag": f'"{summary.digest[:40]}"'}
+    return Response(await asyncio.to_thread(body), status, headers, "application/json")

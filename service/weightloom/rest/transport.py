@@ -10,22 +10,48 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 from typing import Any
 
+from starlette.types import Receive, Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-__all__ = ["TileProtocol"]
+__all__ = ["TileProtocol", "cut_off", "tile_protocol"]
 
+ABORT = "weightloom.abort"
 DIRECT_BYTES = 1 << 16  # below it the write is too short for the detour
 
 
 class TileProtocol(HttpToolsProtocol):
     """uvicorn's protocol over a transport that writes large buffers itself."""
 
+    stall_seconds: float = 60.0
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Wrap plain TCP transports; over TLS only the transport can write."""
-        plain = transport.get_extra_info("sslcontext") is None and transport.get_extra_info("socket") is not None
+        sock = transport.get_extra_info("socket")
+        plain = transport.get_extra_info("sslcontext") is None and sock is not None
+        if sock is not None and hasattr(socket, "TCP_USER_TIMEOUT"):
+            # The last bytes of a reply wait in buffers where no handler sees a stalled reader; the system does.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(self.stall_seconds * 1000))
         super().connection_made(_DirectTransport(transport) if plain else transport)  # type: ignore[arg-type]
+
+    def on_message_begin(self) -> None:
+        """Offer the application a way to cut the connection."""
+        super().on_message_begin()
+        self.scope["extensions"] = {ABORT: self.transport.abort}  # type: ignore[dict-item]
+
+
+def tile_protocol(stall_seconds: float) -> type[TileProtocol]:
+    """The protocol, dropping connections whose peer takes nothing for so long."""
+    return type("TileProtocol", (TileProtocol,), {"stall_seconds": stall_seconds})
+
+
+async def cut_off(scope: Scope, receive: Receive) -> None:
+    """Cut the connection at once, whatever its buffers still hold: the client must not take what came for the whole."""
+    scope["extensions"][ABORT]()
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 class _DirectTransport:

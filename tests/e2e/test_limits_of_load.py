@@ -1,0 +1,103 @@
+"""A server that is full says so at once; who stalls, or comes too late, is dropped and holds nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from support.metrics import scrape, value, wait_for
+from support.server import Server, running_server
+from support.streams import BareClient, bulk, local_hash, post
+
+ENDLESS = bulk(1 << 18)  # 256 GiB
+
+
+@pytest.fixture
+def narrow(tmp_path: Path) -> Iterator[Server]:
+    """Two streams may run, and one may wait for a second."""
+    settings = {"max_streams": 2, "max_queued": 1, "max_queue_seconds": 1.0, "stall_seconds": 30}
+    with running_server(tmp_path / "data", **settings) as server:
+        yield server
+
+
+def load(server: Server) -> tuple[float, float, float]:
+    names = "streams_running", "requests_waiting", "bytes_in_flight"
+    samples = scrape(server)
+    return tuple(value(samples, name) for name in names)  # type: ignore[return-value]
+
+
+def test_a_full_gate_refuses_at_once_and_passes_small_requests_and_health(narrow: Server) -> None:
+    with ExitStack() as stack:
+        for _ in range(2):
+            stack.enter_context(BareClient(narrow.url, ENDLESS, receive_buffer=65536))
+        waited = narrow.post_json("/fabricate", bulk(2000))
+        assert (waited.status, waited.json()["code"]) == (504, "deadline_exceeded")
+        assert narrow.post_json("/fabricate", bulk(64)).status == 200
+        for path in ("/healthz", "/readyz", "/metrics", "/v1/models"):
+            assert narrow.request("GET", path).status == 200
+        with post(narrow.url, bulk(2000)):
+            wait_for(lambda: load(narrow)[:2] == (2, 1))
+            refused = narrow.post_json("/fabricate", bulk(2000))
+            assert (refused.status, refused.json()["code"]) == (429, "too_many_requests")
+            assert 1 <= int(refused.headers["retry-after"]) <= 60
+            assert refused.headers["x-request-id"]
+        wait_for(lambda: load(narrow)[:2] == (2, 0))  # who goes away while waiting leaves the queue
+    wait_for(lambda: load(narrow) == (0, 0, 0))
+    assert narrow.post_json("/fabricate", bulk(2000)).status == 200
+
+
+def test_bytes_in_flight_are_bounded(tmp_path: Path) -> None:
+    with (
+        running_server(tmp_path / "data", max_bytes_in_flight=6 << 20) as server,
+        BareClient(server.url, ENDLESS, receive_buffer=65536),
+    ):
+        body = b"x" * (5 << 20)
+        refused = server.request("POST", "/fabricate", body, content_type="application/octet-stream")
+        assert (refused.status, refused.json()["code"]) == (429, "too_many_bytes")
+        assert "max_bytes_in_flight" in refused.json()["detail"]
+
+
+def test_a_reader_that_stalls_is_dropped(tmp_path: Path) -> None:
+    with running_server(tmp_path / "data", stall_seconds=0.5, max_streams=1) as server:
+        with BareClient(server.url, ENDLESS, receive_buffer=65536) as stalled:
+            wait_for(lambda: load(server) == (0, 0, 0))  # its place and its window are free again
+            with pytest.raises((ConnectionError, AssertionError)):
+                for _ in stalled.read():
+                    pass
+        assert value(scrape(server), "requests_total", front="rest", call="fabricate", code="reader_stalled") == 1
+        assert "Traceback" not in server.log.read_text()
+
+
+def test_a_slow_reader_that_goes_on_reading_is_not_dropped(tmp_path: Path) -> None:
+    request, digest = bulk(1500, seed=4), hashlib.sha256()
+    with (
+        running_server(tmp_path / "data", stall_seconds=1.0) as server,
+        BareClient(server.url, request, receive_buffer=65536) as client,
+    ):
+        for number, data in enumerate(client.read()):
+            digest.update(data)
+            if number % 25 == 0:
+                time.sleep(0.1)
+    assert digest.hexdigest() == local_hash(request)
+
+
+@pytest.mark.parametrize("text", ["soon", "0", "-1", "inf", "nan"])
+def test_a_deadline_that_is_none_is_refused(server: Server, text: str) -> None:
+    reply = server.post_json("/fabricate", bulk(8), x_request_timeout=text)
+    assert (reply.status, reply.json()["errors"][0]["field"]) == (422, "X-Request-Timeout")
+
+
+def test_a_deadline_cuts_a_stream_that_comes_too_late(server: Server) -> None:
+    before = value(scrape(server), "requests_total", front="rest", call="fabricate", code="deadline_exceeded")
+    with BareClient(server.url, ENDLESS, x_request_timeout="0.5") as client:
+        with pytest.raises((ConnectionError, AssertionError)):
+            for _ in client.read():
+                pass
+        wait_for(lambda: load(server)[0] == 0)
+    after = value(scrape(server), "requests_total", front="rest", call="fabricate", code="deadline_exceeded")
+    assert after == before + 1
+    assert server.post_json("/fabricate", bulk(8), x_request_timeout="10").status == 200
