@@ -1,26 +1,26 @@
-"""Builds the engine, starts the fronts, owns the process."""
+"""Builds the engine and the fronts over it, and serves: in this process, or in workers."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-import uvicorn
-from starlette.types import ASGIApp
+import socket
+import sys
+from collections.abc import Callable
 
 from weightloom.engine import Engine
 from weightloom.engine.known_answer import check_known_answer
 from weightloom.fabric import load_backend
+from weightloom.ports import reserve_port, url_of
+from weightloom.process import Front, Process
 from weightloom.registry import SqliteRegistry
-from weightloom.rest import build_app
-from weightloom.rest.transport import TileProtocol
 from weightloom.settings import Settings
+from weightloom.supervisor import supervise
 
-__all__ = ["build_engine", "serve"]
+__all__ = ["build_engine", "run", "serve", "start_logging"]
 
 log = logging.getLogger("weightloom")
+LOG_LINE = "%(asctime)s %(levelname)s [%(process)d] %(name)s: %(message)s"
 
 
 def build_engine(settings: Settings) -> Engine:
@@ -30,39 +30,36 @@ def build_engine(settings: Settings) -> Engine:
 
 
 def serve(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT; running streams then have ``shutdown_seconds`` to end."""
-    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    """Serve until SIGTERM or SIGINT; running streams then have ``shutdown_seconds`` to end.
+
+    Raises Unavailable and OSError where that cannot begin; exits with a code where it ends badly.
+    """
+    start_logging(settings)
+    listener = reserve_port(settings.host, settings.port)
+    url = url_of(listener)
+    if settings.workers > 1:
+        supervise(settings, listener, lambda: log.info("serving %s (%d workers)", url, settings.workers))
+    else:
+        run(settings, listener, lambda: log.info("serving %s", url))
+
+
+def start_logging(settings: Settings) -> None:
+    """Log lines of this process go to stderr."""
+    logging.basicConfig(level=settings.log_level.upper(), format=LOG_LINE)
+
+
+def run(settings: Settings, listener: socket.socket, on_ready: Callable[[], None], lifeline: int | None = None) -> None:
+    """Serve in this process. The end of ``lifeline``, a pipe, means what SIGTERM does."""
     engine = build_engine(settings)
     try:
         log.info("backend %s makes the known answer (the very first start compiles the kernels)", engine.backend.NAME)
         check_known_answer(engine.backend)
         log.info("the known answer is right; %d threads", settings.threads)
-        _Server(_config(build_app(engine, settings), settings)).run()
+        fronts: list[Front] = []
+        process = Process(engine, settings, fronts, on_ready)
+        with asyncio.Runner(loop_factory=process.loop_factory) as runner:
+            exit_code = runner.run(process.serve(listener, lifeline))
     finally:
         engine.close()
-
-
-class _Server(uvicorn.Server):
-    """uvicorn, but being told to stop is a good end: uvicorn itself raises the signal again, and so exits with it."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self.handle_exit)
-        yield
-
-
-def _config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
-    return uvicorn.Config(
-        app,
-        http=TileProtocol,
-        ws="none",
-        host=settings.host,
-        port=settings.port,
-        log_level=settings.log_level,
-        log_config=None,
-        access_log=settings.access_log,
-        timeout_graceful_shutdown=settings.shutdown_seconds,
-        server_header=False,
-        proxy_headers=False,  # nothing here depends on who asks
-    )
+    if exit_code:
+        sys.exit(exit_code)

@@ -6,7 +6,7 @@ docs/settings.md is generated from this file.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -28,7 +28,18 @@ class Settings(BaseSettings):
     backend: Literal["auto", "numba", "numpy"] = Field(
         "auto", description="Arithmetic; auto takes numba where it is installed. All give the same bits."
     )
-    threads: int = Field(default_factory=available_cores, ge=1, le=1024, description="Tile workers; one per core.")
+    workers: int = Field(
+        1,
+        ge=1,
+        le=256,
+        description="Processes that share the port; if several, one more watches over them (POSIX only).",
+    )
+    threads: int = Field(
+        default_factory=available_cores,
+        ge=1,
+        le=1024,
+        description="Tile workers of each process; the default is shared out among `workers`, 1 at least for each.",
+    )
     tile_bytes: int = Field(
         1 << 20, ge=1 << 12, le=1 << 26, description="Output of one tile, the unit of work, in bytes."
     )
@@ -43,6 +54,12 @@ class Settings(BaseSettings):
     )
     max_output_bytes: int = Field(1 << 40, ge=1, description="Most bytes that one response may send.")
     max_page: int = Field(1000, ge=1, description="Most models in one page of a list.")
+    drain_seconds: int = Field(
+        0,
+        ge=0,
+        description="How long new requests are still taken after SIGTERM, so that balancers notice first; part of "
+        "`shutdown_seconds`.",
+    )
     shutdown_seconds: int = Field(30, ge=0, description="How long running streams may go on after SIGTERM.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level of log lines.")
     access_log: bool = Field(False, description="One log line for each request.")
@@ -61,3 +78,8 @@ class Settings(BaseSettings):
             tile_window=self.tile_window,
             max_output_bytes=self.max_output_bytes,
         )
+
+    def for_worker(self) -> Self:
+        """The same settings for one of ``workers`` processes, with its share of what is meant for the whole server."""
+        share = {} if "threads" in self.model_fields_set else {"threads": max(1, self.threads // self.workers)}
+        return self.model_copy(update=share)

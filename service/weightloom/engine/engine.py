@@ -12,9 +12,11 @@ import numpy as np
 from weightloom.engine.buffers import TileBuffers
 from weightloom.engine.calls import Call
 from weightloom.engine.known_answer import check_known_answer
+from weightloom.engine.lifecycle import Lifecycle
 from weightloom.engine.limits import EngineLimits
 from weightloom.engine.observer import Observer
 from weightloom.engine.tiles import TileScheduler, TileStream
+from weightloom.engine.turns import Turns
 from weightloom.errors import LimitExceeded
 from weightloom.fabric import Backend, ModelSpec, VirtualFile
 from weightloom.registry import ModelSummary, Registry
@@ -51,6 +53,10 @@ class Fabrication:
 
         Cancel the task that runs this when the client goes away. Raises Overloaded, DeadlineExceeded, Unavailable.
         """
+        with self.engine.lifecycle.stream():
+            await self._send(write)
+
+    async def _send(self, write: Callable[[memoryview], Awaitable[None]]) -> None:
         async with aclosing(self.tiles()) as tiles:
             await write(await anext(tiles, memoryview(b"")))
             async for tile in tiles:
@@ -66,6 +72,8 @@ class Engine:
     ) -> None:
         self.registry, self.backend, self.limits = registry, backend, limits
         self.observer = observer or Observer()
+        self.lifecycle = Lifecycle()
+        self._writes = Turns()
         self._scheduler = TileScheduler(limits.threads)
         self._buffers = TileBuffers(limits.tile_bytes, kept=limits.threads + limits.tile_window)
 
@@ -75,7 +83,7 @@ class Engine:
 
     async def create_model(self, spec: ModelSpec) -> tuple[ModelSummary, bool]:
         """Register a model; False where the same one was there already. Raises Conflict, Unavailable."""
-        return await asyncio.to_thread(self.registry.create, spec)
+        return await self._writes.run(self.registry.create, spec)
 
     async def get_model(self, name_or_digest: str) -> tuple[ModelSummary, ModelSpec]:
         """A registered model with its spec. Raises NotFound, Unavailable."""
@@ -88,7 +96,7 @@ class Engine:
 
     async def delete_model(self, name_or_digest: str) -> None:
         """Forget a model; streams of it that run go on. Raises NotFound, Unavailable."""
-        await asyncio.to_thread(self.registry.delete, name_or_digest)
+        await self._writes.run(self.registry.delete, name_or_digest)
 
     async def fabricate(self, request: FabricateRequest) -> Fabrication:
         """Check a request whole and lay out its file; the first byte is made when the result is read.
@@ -151,10 +159,15 @@ class Engine:
         finally:
             tiles.close()
 
-    def check_ready(self) -> None:
-        """Raise Unavailable, saying why, unless a known answer comes out right and the registry can be read."""
+    def check_ready(self) -> dict[str, str]:
+        """Raise Unavailable, saying why, unless a known answer comes out right, the registry can be read, and no stop
+        is near. What does not work but is not needed to fabricate is returned: {"registry": "cannot be written: …"}.
+        """
+        self.lifecycle.check_ready()
         check_known_answer(self.backend)
         self.registry.ping()
+        problem = self.registry.write_problem()
+        return {"registry": problem} if problem else {}
 
     def close(self) -> None:
         """Stop the workers and let go of the registry."""

@@ -46,7 +46,10 @@ class Registry(Protocol):
         """Forget a model. Raises NotFound."""
 
     def ping(self) -> None:
-        """Raise Unavailable unless the store can be read."""
+        """Raise Unavailable unless the store is in its place and can be read."""
+
+    def write_problem(self) -> str | None:
+        """Why nothing can be written at the moment ("cannot be written: …"), or None. Waits for no other writer."""
 
     def close(self) -> None:
         """Let go of the store."""
