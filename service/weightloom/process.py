@@ -48,7 +48,8 @@ class Process:
         self._rest = _Rest(_config(build_app(engine, settings), settings), on_ready)
         self.loop_factory = self._rest.config.get_loop_factory()
         self._drain: asyncio.Task[None] | None = None
-        self._signals, self._ends = 0, 0.0
+        self._signals: list[int] = []
+        self._ends = 0.0
 
     async def serve(self, listener: socket.socket, lifeline: int | None) -> int:
         """Until the end: the exit code. What is left of ``lifeline`` when it ends means a stop too."""
@@ -57,9 +58,9 @@ class Process:
             try:
                 await self._serve_all(listener)
             except asyncio.CancelledError:
-                if self._signals < 2:
+                if len(self._signals) < 2:
                     raise
-                return 128 + signal.SIGTERM
+                return 128 + self._signals[-1]
         return 0
 
     async def _serve_all(self, listener: socket.socket) -> None:
@@ -73,17 +74,17 @@ class Process:
     def _listening_to_signals(self) -> Iterator[None]:
         loop = asyncio.get_running_loop()
         for number in SIGNALS:
-            signal.signal(number, lambda *_: loop.call_soon_threadsafe(self._on_signal))
+            signal.signal(number, lambda number, _: loop.call_soon_threadsafe(self._on_signal, number))
         try:
             yield
         finally:
             for number in SIGNALS:
                 signal.signal(number, signal.SIG_IGN)  # nothing is left that could be cut short
 
-    def _on_signal(self) -> None:
-        self._signals += 1
+    def _on_signal(self, number: int) -> None:
+        self._signals.append(number)  # the end of the lifeline is none: some send a signal to supervisor and workers
         self._begin_to_drain()
-        if self._signals > 1 and self._task is not None:
+        if len(self._signals) > 1 and self._task is not None:
             self._task.cancel()
 
     def _begin_to_drain(self) -> None:
@@ -105,6 +106,7 @@ class _Rest(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
         super().__init__(config)
         self._on_ready = on_ready
+        logging.getLogger("uvicorn.error").addFilter(_is_no_cut_stream)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -118,6 +120,11 @@ class _Rest(uvicorn.Server):
         """Listen no more, and wait ``grace`` seconds for what is in the buffers of connections."""
         self.config.timeout_graceful_shutdown = grace  # type: ignore[assignment]  # a part of a second is as good
         self.should_exit = True
+
+
+def _is_no_cut_stream(record: logging.LogRecord) -> bool:
+    """uvicorn says in one line how many streams it cuts; their tracebacks say nothing more."""
+    return not record.exc_info or record.exc_info[0] is not asyncio.CancelledError
 
 
 def _config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
