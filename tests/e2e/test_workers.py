@@ -117,6 +117,15 @@ def test_a_group_that_gets_the_signal_as_a_whole_drains_all_the_same(pair: Serve
     assert pair.process.wait(30) == 0
 
 
+def test_workers_count_into_one_folder_that_goes_with_the_server(pair: Server) -> None:
+    variables = [Path(f"/proc/{pid}/environ").read_text().split("\0") for pid in pair.workers()]
+    folders = {line for lines in variables for line in lines if line.startswith("PROMETHEUS_MULTIPROC_DIR=")}
+    (folder,) = (Path(line.partition("=")[2]) for line in folders)
+    assert folder.is_dir()
+    assert pair.stop() == 0
+    assert not folder.exists()
+
+
 def test_cores_are_shared_out_and_lines_name_their_process(pair: Server) -> None:
     limits = pair.request("GET", "/v1/info").json()["limits"]
     assert (limits["workers"], limits["threads"]) == (2, max(1, len(os.sched_getaffinity(0)) // 2))

@@ -70,16 +70,17 @@ class Server:
 
 
 @contextmanager
-def running_server(data_dir: Path, **settings: object) -> Iterator[Server]:
-    """``weightloom serve`` on a free port, ready; killed at the end if it still runs."""
+def running_server(data_dir: Path, *, workers: int = 1, **settings: object) -> Iterator[Server]:
+    """``weightloom serve`` on a free port, ready, its ``workers`` started; killed at the end if it still runs."""
     log = data_dir.parent / f"{data_dir.name}.log"
-    environment = os.environ | {f"WEIGHTLOOM_{name.upper()}": str(value) for name, value in settings.items()}
+    named = {"workers": workers, **settings}
+    environment = os.environ | {f"WEIGHTLOOM_{name.upper()}": str(value) for name, value in named.items()}
     command = [sys.executable, "-m", "weightloom", "serve", "--port", "0", "--data-dir", str(data_dir)]
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
     try:
         server = Server(process, _url(process, log), data_dir, log)
-        _wait_until_ready(server)
+        _wait_until_ready(server, workers)
         yield server
     finally:
         if process.poll() is None:
@@ -113,5 +114,5 @@ def _url(process: subprocess.Popen[bytes], log: Path) -> str:
     raise AssertionError(f"the server did not start:\n{log.read_text()}")
 
 
-def _wait_until_ready(server: Server) -> None:
-    wait_until(lambda: server.request("GET", "/readyz").status == 200)
+def _wait_until_ready(server: Server, workers: int) -> None:
+    wait_until(lambda: server.request("GET", "/readyz").status == 200 and len(server.workers()) == workers)

@@ -18,6 +18,9 @@ LAYERS = {
     "requests": {"errors", "fabric"},
     "engine": {"errors", "fabric", "registry", "requests"},
     "rest": {"errors", "fabric", "registry", "requests", "engine", "settings"},
+    "process": {"engine", "rest", "settings"},
+    "supervisor": {"settings"},
+    "ports": set(),
     "cli": {"errors", "fabric", "registry", "requests", "engine", "settings", "main"},
 }
 
