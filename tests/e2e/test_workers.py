@@ -6,6 +6,8 @@ import hashlib
 import os
 import re
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -115,6 +117,28 @@ def test_a_group_that_gets_the_signal_as_a_whole_drains_all_the_same(pair: Serve
             os.kill(pid, signal.SIGTERM)
         assert client.sha256() == local_hash(request)
     assert pair.process.wait(30) == 0
+
+
+def test_ctrl_c_while_workers_start_is_a_quiet_end(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "weightloom",
+        "serve",
+        "--workers",
+        "2",
+        "--port",
+        "0",
+        "--data-dir",
+        str(tmp_path),
+    ]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True)
+    assert process.stderr is not None
+    assert b"makes the known answer" in process.stderr.readline(), "a worker starts"
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert b"Traceback" not in told
 
 
 def test_workers_count_into_one_folder_that_goes_with_the_server(pair: Server) -> None:
