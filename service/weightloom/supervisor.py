@@ -16,7 +16,7 @@ from prometheus_client import multiprocess
 
 from weightloom.settings import Settings
 
-__all__ = ["READY", "supervise"]
+__all__ = ["READY", "delay_after", "supervise"]
 
 log = logging.getLogger(__name__)
 READY = b"ready\n"
@@ -32,6 +32,11 @@ def supervise(settings: Settings, listener: socket.socket, on_ready: Callable[[]
         exit_code = asyncio.run(_Supervisor(settings, listener, folder, on_ready).run())
     if exit_code:
         sys.exit(exit_code)
+
+
+def delay_after(lived: float, delay: int) -> int:
+    """Seconds to wait after the end of a worker that lived so long, and had been waited for ``delay`` seconds."""
+    return 0 if lived > STABLE_SECONDS else min(LONGEST_DELAY_SECONDS, 2 * delay or 1)
 
 
 class _Supervisor:
@@ -67,7 +72,7 @@ class _Supervisor:
                 if "exit code" not in cause:  # or it has told why itself
                     log.error("%s before it served", cause)
                 return
-            delay = 0 if loop.time() - began > STABLE_SECONDS else min(LONGEST_DELAY_SECONDS, 2 * delay or 1)
+            delay = delay_after(loop.time() - began, delay)
             log.error("%s; another one takes its place in %d s", cause, delay)
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), delay)
