@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import signal
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -16,6 +18,7 @@ from weightloom.fabric import load_backend
 from weightloom.registry import SqliteRegistry
 from weightloom.rest import build_app
 from weightloom.rest.transport import TileProtocol
+from weightloom.rpc import RpcFront
 from weightloom.settings import Settings
 
 __all__ = ["build_engine", "serve"]
@@ -37,13 +40,27 @@ def serve(settings: Settings) -> None:
         log.info("backend %s makes the known answer (the very first start compiles the kernels)", engine.backend.NAME)
         check_known_answer(engine.backend)
         log.info("the known answer is right; %d threads", settings.threads)
-        _Server(_config(build_app(engine, settings), settings)).run()
+        _Server(_config(build_app(engine, settings), settings), RpcFront(engine, settings)).run()
     finally:
         engine.close()
 
 
 class _Server(uvicorn.Server):
-    """uvicorn, but being told to stop is a good end: uvicorn itself raises the signal again, and so exits with it."""
+    """uvicorn and beside it gRPC; being told to stop is a good end (uvicorn itself raises the signal again)."""
+
+    def __init__(self, config: uvicorn.Config, rpc: RpcFront) -> None:
+        super().__init__(config)
+        self._rpc = rpc
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """gRPC first, so that whoever finds REST ready finds both."""
+        await self._rpc.start()
+        await super().startup(sockets)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Both within one grace."""
+        grace = self.config.timeout_graceful_shutdown or 0
+        await asyncio.gather(super().shutdown(sockets), self._rpc.stop(grace))
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

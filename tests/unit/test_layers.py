@@ -18,6 +18,7 @@ LAYERS = {
     "requests": {"errors", "fabric"},
     "engine": {"errors", "fabric", "registry", "requests"},
     "rest": {"errors", "fabric", "registry", "requests", "engine", "settings"},
+    "rpc": {"errors", "fabric", "registry", "requests", "engine", "settings"},
     "cli": {"errors", "fabric", "registry", "requests", "engine", "settings", "main"},
 }
 

@@ -11,8 +11,14 @@ from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive, Scope, Send
 
 from weightloom.engine import Call, Engine, Fabrication
-from weightloom.errors import InvalidInput, PreconditionFailed
-from weightloom.requests import FabricateRequest, request_from_json, request_from_safetensors
+from weightloom.errors import InvalidInput
+from weightloom.requests import (
+    FabricateRequest,
+    check_if_match,
+    names_etag,
+    request_from_json,
+    request_from_safetensors,
+)
 from weightloom.rest import problems
 from weightloom.rest.body import ClientGoneError, cancelled_when_gone, header, read_body
 
@@ -49,10 +55,9 @@ class FabricateRoute:
         call.expires_in(_timeout(scope))
         fabrication = await self._engine.fabricate(await self._read_request(scope, receive))
         etag = fabrication.file.etag
-        if_match, if_none_match = header(scope, b"if-match"), header(scope, b"if-none-match")
-        if if_match and not _names(if_match, etag):
-            raise PreconditionFailed.at("If-Match", if_match, f"{etag}, the ETag of the file that this request makes")
-        if if_none_match and _names(if_none_match.replace("W/", ""), etag):  # a proxy may have weakened it on the way
+        check_if_match(header(scope, b"if-match"), etag, "If-Match")
+        if_none_match = header(scope, b"if-none-match").replace("W/", "")  # a proxy may have weakened it on the way
+        if if_none_match and names_etag(if_none_match, etag):
             await reply.not_modified(etag)
             return
         reply.announce(fabrication)
@@ -157,8 +162,3 @@ def _start(fabrication: Fabrication, request_id: str, timing: str) -> Message:
 
 def _file_name(model: str) -> str:
     return model.replace("/", "-") + ".safetensors"
-
-
-def _names(condition: str, etag: str) -> bool:
-    """Whether an If-Match or If-None-Match names this ETag."""
-    return condition.strip() == "*" or etag in (tag.strip() for tag in condition.split(","))
