@@ -53,9 +53,9 @@ class _Server(uvicorn.Server):
         self._rpc = rpc
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """gRPC first, so that whoever finds REST ready finds both."""
-        await self._rpc.start()
+        """gRPC last: uvicorn exits where it cannot listen."""
         await super().startup(sockets)
+        await self._rpc.start()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Both within one grace."""
