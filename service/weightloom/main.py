@@ -53,9 +53,13 @@ class _Server(uvicorn.Server):
         self._rpc = rpc
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """gRPC last: uvicorn exits where it cannot listen."""
-        await super().startup(sockets)
+        """gRPC first, so that whoever finds REST ready finds both; uvicorn exits where it cannot listen."""
         await self._rpc.start()
+        try:
+            await super().startup(sockets)
+        except SystemExit:
+            await self._rpc.stop(0)
+            raise
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Both within one grace."""

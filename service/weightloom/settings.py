@@ -25,7 +25,7 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port of the REST front; 0 takes any free one.")
     grpc_port: int = Field(50051, ge=0, le=65535, description="Port of the gRPC front; 0 takes any free one.")
-    grpc_keepalive_seconds: int = Field(
+    grpc_ping_seconds: int = Field(
         30,
         ge=1,
         le=86400,

@@ -145,7 +145,7 @@ def test_a_port_that_is_taken_is_told_in_one_line(server: Server, tmp_path: Path
 
 def test_a_peer_that_answers_no_ping_is_dropped(tmp_path: Path) -> None:
     empty_settings = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
-    with running_server(tmp_path / "data", grpc_keepalive_seconds=1) as server, socket.socket() as peer:
+    with running_server(tmp_path / "data", grpc_ping_seconds=1) as server, socket.socket() as peer:
         host, port = server.grpc_target.split(":")
         peer.settimeout(60)
         peer.connect((host, int(port)))

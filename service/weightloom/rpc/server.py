@@ -79,13 +79,14 @@ class RpcFront:
 
 
 def _options(settings: Settings, shared_port: bool) -> list[tuple[str, int]]:
-    milliseconds = settings.grpc_keepalive_seconds * 1000
+    milliseconds = settings.grpc_ping_seconds * 1000
     return [
         ("grpc.so_reuseport", int(shared_port)),  # on by default, when two servers share a port unnoticed
         ("grpc.max_receive_message_length", settings.max_request_bytes + READ_BEYOND_LIMIT),
         ("grpc.max_send_message_length", -1),
         ("grpc.keepalive_time_ms", milliseconds),
         ("grpc.keepalive_timeout_ms", milliseconds),
+        ("grpc.http2.ping_timeout_ms", milliseconds),  # gRPC waits for the longer of the two
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),  # no end of them, however long a connection is idle
         ("grpc.http2.min_recv_ping_interval_without_data_ms", CLIENT_PING_SECONDS * 1000),
