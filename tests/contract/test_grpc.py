@@ -253,6 +253,12 @@ def test_every_call_refuses_rubbish_and_fields_it_does_not_know(
     assert (wrong.status, wrong.reason, wrong.fields) == (INVALID, reason, ["message"])
 
 
+def test_a_call_without_a_message_is_told(server: Server) -> None:
+    with channel_to(server.grpc_target) as channel:
+        wrong = failure_of(lambda: list(channel.stream_stream(f"/{SERVICE}/Fabricate")(iter(()))))
+    assert (wrong.status, wrong.reason, wrong.fields) == (INVALID, "invalid_request", ["message"])
+
+
 def test_an_unknown_field_deep_inside_is_refused_too(server: Server) -> None:
     tensor = tensor_message(ONES).SerializeToString() + UNKNOWN_FIELD
     spec = bytes([0x1A, len(tensor)]) + tensor

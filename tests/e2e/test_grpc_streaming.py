@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import random
 import signal
 import socket
 import subprocess
@@ -15,14 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import numpy as np
 import pytest
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
-from support.rpc import channel_to, data_of, request_message, stub_of
+from support.rpc import channel_to, data_of, request_message, spec_message, stub_of
 from support.server import Server, running_server
 from support.streams import bulk, local_hash
+from weightloom.fabric import safetensors
 from weightloom.rpc.service import SERVICE
+from weightloom_proto.v1 import fabrication_pb2 as pb
 
 MIB = 1 << 20
 ENDLESS = request_message(bulk(1 << 18))  # 256 GiB
@@ -54,6 +58,33 @@ def test_memory_does_not_grow_with_the_stream(server: Server, stub: Any) -> None
             highest = max(highest, server.memory())
     assert total > 16384 * 16384 * 4
     assert highest - idle < 64 * MIB
+
+
+def test_a_stream_keeps_no_second_copy_of_its_request(server: Server, stub: Any) -> None:
+    count = 12 * MIB
+    spec = {"seed": 1, "tensors": [{"name": "b", "shape": [count], "kind": "identity"}]}
+    w_file = safetensors.write({}, {"b": np.ones(count, np.float32)})
+    request = pb.FabricateRequest(spec=spec_message(spec), w_safetensors=w_file)
+    idle = server.memory()
+    stream = stub.Fabricate(request)
+    next(stream)
+    assert becomes_idle(server)
+    assert server.memory() - idle < 1.5 * len(w_file)
+    stream.cancel()
+
+
+def test_cancelling_at_any_moment_is_no_error(server: Server, stub: Any) -> None:
+    """Before the request is read, while it is refused, while it is answered."""
+    chance = random.Random(1)
+    for _ in range(300):
+        request = chance.choice([ENDLESS, request_message(bulk(300)), pb.FabricateRequest(model="nope")])
+        stream = stub.Fabricate(request)
+        time.sleep(chance.choice([0, 0, chance.random() / 100]))
+        stream.cancel()
+    assert becomes_idle(server)
+    log = server.log.read_text()
+    assert "Traceback" not in log
+    assert "ERROR" not in log
 
 
 def test_a_slow_reader_gets_the_right_bytes_and_holds_up_nobody(server: Server, stub: Any) -> None:

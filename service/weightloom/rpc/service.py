@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import TypeVar
 
@@ -13,7 +13,7 @@ import grpc.aio
 from weightloom_proto.v1 import fabrication_pb2 as pb
 
 from weightloom.engine import Call, Engine, Fabrication
-from weightloom.errors import LimitExceeded
+from weightloom.errors import InvalidInput, LimitExceeded
 from weightloom.requests import check_if_match
 from weightloom.rpc import convert
 from weightloom.rpc.status import status_of, trailers_of
@@ -42,13 +42,14 @@ class FabricationService:
             "DeleteModel": self.delete_model,
         }
         handlers = {name: grpc.unary_unary_rpc_method_handler(method) for name, method in unary.items()}
-        handlers["Fabricate"] = grpc.unary_stream_rpc_method_handler(self.fabricate)
+        # The same on the wire as a unary request, but grpc keeps that, however large it is, until the stream has ended.
+        handlers["Fabricate"] = grpc.stream_stream_rpc_method_handler(self.fabricate)
         server.add_registered_method_handlers(SERVICE, handlers)
 
-    async def fabricate(self, data: bytes, context: grpc.aio.ServicerContext) -> None:
-        """Streams serialized FabricateChunks."""
+    async def fabricate(self, _: object, context: grpc.aio.ServicerContext) -> None:
+        """FabricateRequest → FabricateChunks."""
         async with self._call("fabricate", context) as call:
-            request, if_match = await self._read(data, convert.fabricate_request)
+            request, if_match = await self._read(await context.read(), convert.fabricate_request)
             fabrication = await self._engine.fabricate(request)
             check_if_match(if_match, fabrication.file.etag, "if_match")
             await fabrication.send(_Reply(context, call, fabrication).write, call)
@@ -100,9 +101,12 @@ class FabricationService:
                 trailers = (*status.trailing_metadata, *trailers_of(error), (REQUEST_ID, call.request_id))
                 ending = status.code, status.details, trailers
         if ending is not None:
-            await context.abort(*ending)
+            with suppress(grpc.aio.InternalError):  # the client has gone meanwhile
+                await context.abort(*ending)
 
     async def _read(self, data: bytes, parse: Callable[[bytes], T]) -> T:
+        if data is grpc.aio.EOF:
+            raise InvalidInput.at("message", "nothing", "one message")
         if len(data) > self._max_request_bytes:
             expected = f"at most {self._max_request_bytes} (setting max_request_bytes)"
             raise LimitExceeded.at("message", f"{len(data)} bytes", expected, code="body_too_large")
