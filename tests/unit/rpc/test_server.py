@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from itertools import islice
 from typing import Any
 
 import grpc
 import pytest
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
-from support.rpc import read_failure
+from support.rpc import read_failure, stub_of
 from weightloom import errors
 from weightloom.engine import Call, Engine, Observer
 from weightloom.fabric import load_backend
@@ -27,6 +30,8 @@ from weightloom_proto.v1.fabrication_pb2_grpc import FabricationServiceStub
 
 SERVING, NOT_SERVING = HealthCheckResponse.SERVING, HealthCheckResponse.NOT_SERVING
 SPEC = pb.ModelSpec(tensors=[pb.TensorSpec(name="t", shape=[64, 64])])
+ONES = pb.TensorSpec(name="t", shape=[1 << 18, 1 << 18], constant=pb.Constant(value="ones"))
+ENDLESS = pb.FabricateRequest(spec=pb.ModelSpec(tensors=[ONES]))  # 256 GiB
 REQUEST = pb.FabricateRequest(spec=SPEC, w={"t": pb.Vector(values=[1] * 64)})
 
 
@@ -131,6 +136,15 @@ def test_no_error_class_is_left_to_the_root() -> None:
     assert set(errors.WeightloomError.__subclasses__()) < set(STATUS)
 
 
+def test_details_are_cut_to_what_trailers_may_hold(engine: Failing) -> None:
+    violations = [errors.Violation("ä" * 400, "ö" * 400, "\ud800") for _ in range(100)]
+    failure = failed_call(engine, errors.InvalidSpec("ü" * 5000, violations=violations))
+    assert (failure.status, failure.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "invalid_spec")
+    assert failure.message.startswith("üüü")
+    assert failure.message.endswith("…")
+    assert 1 <= len(failure.fields) < 100
+
+
 def test_a_full_gate_says_when_to_come_again(engine: Failing) -> None:
     failure = failed_call(engine, errors.Overloaded("full", retry_after=7))
     assert (failure.status, failure.retry_after) == (grpc.StatusCode.RESOURCE_EXHAUSTED, 7)
@@ -162,9 +176,7 @@ def test_a_deadline_ends_the_call_on_both_sides(engine: Failing, caplog: pytest.
 
 def test_a_client_that_goes_away_is_no_error(engine: Failing, caplog: pytest.LogCaptureFixture) -> None:
     async def meet(front: RpcFront, channel: Any) -> None:
-        stream = FabricationServiceStub(channel).Fabricate(
-            pb.FabricateRequest(spec=SPEC, w={"t": pb.Vector(values=[1] * 64 * 4096, batch=4096)})
-        )
+        stream = FabricationServiceStub(channel).Fabricate(ENDLESS)
         await stream.read()
         stream.cancel()
         while not engine.observer.ended:  # type: ignore[attr-defined]
@@ -172,6 +184,27 @@ def test_a_client_that_goes_away_is_no_error(engine: Failing, caplog: pytest.Log
 
     run(engine, meet)
     assert engine.observer.ended == [("grpc", "fabricate", "cancelled")]  # type: ignore[attr-defined]
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def test_cancelling_at_any_moment_is_no_error(engine: Failing, caplog: pytest.LogCaptureFixture) -> None:
+    """Also while a chunk is written, which then fails before the handler is cancelled."""
+
+    def cancel_often(port: int, seed: int) -> None:
+        chance = random.Random(seed)
+        with stub_of(f"127.0.0.1:{port}") as stub:
+            for _ in range(100):
+                stream = stub.Fabricate(chance.choice([ENDLESS, REQUEST, pb.FabricateRequest(model="nope")]))
+                with suppress(grpc.RpcError):
+                    list(islice(stream, chance.choice([0, 1, 5])))
+                time.sleep(chance.choice([0, chance.random() / 200]))
+                stream.cancel()
+
+    async def meet(front: RpcFront, channel: Any) -> None:
+        await asyncio.gather(*(asyncio.to_thread(cancel_often, front.port, seed) for seed in range(8)))
+
+    run(engine, meet)
+    assert {code for _, _, code in engine.observer.ended} <= {"ok", "cancelled", "model_not_found", "invalid_request"}  # type: ignore[attr-defined]
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
