@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import signal
+import socket
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
@@ -17,6 +19,7 @@ from weightloom.registry import SqliteRegistry
 from weightloom.rest import build_app
 from weightloom.rest.problems import ROUTING_CODES
 from weightloom.rest.transport import tile_protocol
+from weightloom.rpc import RpcFront
 from weightloom.settings import Settings
 from weightloom.telemetry import configure, observing
 
@@ -38,11 +41,29 @@ def serve(settings: Settings) -> None:
         log.info("backend %s makes the known answer (the very first start compiles the kernels)", engine.backend.NAME)
         check_known_answer(engine.backend)
         log.info("the known answer is right; %d threads", settings.threads)
-        _Server(_config(build_app(engine, settings), settings)).run()
+        _Server(_config(build_app(engine, settings), settings), RpcFront(engine, settings)).run()
 
 
 class _Server(uvicorn.Server):
-    """uvicorn, but being told to stop is a good end: uvicorn itself raises the signal again, and so exits with it."""
+    """uvicorn and beside it gRPC; being told to stop is a good end (uvicorn itself raises the signal again)."""
+
+    def __init__(self, config: uvicorn.Config, rpc: RpcFront) -> None:
+        super().__init__(config)
+        self._rpc = rpc
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """gRPC first, so that whoever finds REST ready finds both; uvicorn exits where it cannot listen."""
+        await self._rpc.start()
+        try:
+            await super().startup(sockets)
+        except SystemExit:
+            await self._rpc.stop(0)
+            raise
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Both within one grace."""
+        grace = self.config.timeout_graceful_shutdown or 0
+        await asyncio.gather(super().shutdown(sockets), self._rpc.stop(grace))
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

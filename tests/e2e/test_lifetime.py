@@ -78,7 +78,7 @@ def test_a_stream_that_never_ends_is_cut_after_the_grace(tmp_path: Path) -> None
 
 def test_a_data_folder_that_cannot_be_made_is_told_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    command = [sys.executable, "-m", "weightloom", "serve", "--port", "0"]
+    command = [sys.executable, "-m", "weightloom", "serve", "--port", "0", "--grpc-port", "0"]
     environment = os.environ | {"WEIGHTLOOM_DATA_DIR": str(tmp_path / "file" / "data")}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1
