@@ -15,15 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-import numpy as np
 import pytest
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
-from support.rpc import channel_to, data_of, request_message, spec_message, stub_of
+from support.rpc import channel_to, data_of, failure_of, read_failure, request_message, stub_of
 from support.server import Server, running_server
 from support.streams import bulk, local_hash
-from weightloom.fabric import safetensors
 from weightloom.rpc.service import SERVICE
 from weightloom_proto.v1 import fabrication_pb2 as pb
 
@@ -59,19 +57,6 @@ def test_memory_does_not_grow_with_the_stream(server: Server, stub: Any) -> None
     assert highest - idle < 64 * MIB
 
 
-def test_a_stream_keeps_no_second_copy_of_its_request(server: Server, stub: Any) -> None:
-    count = 12 * MIB
-    spec = {"seed": 1, "tensors": [{"name": "b", "shape": [count], "kind": "identity"}]}
-    w_file = safetensors.write({}, {"b": np.ones(count, np.float32)})
-    request = pb.FabricateRequest(spec=spec_message(spec), w_safetensors=w_file)
-    idle = server.memory()
-    stream = stub.Fabricate(request)
-    next(stream)
-    assert becomes_idle(server)
-    assert server.memory() - idle < 1.5 * len(w_file)
-    stream.cancel()
-
-
 def test_a_slow_reader_gets_the_right_bytes_and_holds_up_nobody(server: Server, stub: Any) -> None:
     request, digest = bulk(8192, seed=77), hashlib.sha256()
     for number, chunk in enumerate(stub.Fabricate(request_message(request))):
@@ -101,6 +86,52 @@ def test_a_deadline_in_mid_stream_ends_it_and_stops_its_tiles(server: Server, st
             pass
     assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
     assert becomes_idle(server)
+
+
+def test_a_full_gate_says_when_to_come_again(tmp_path: Path) -> None:
+    with running_server(tmp_path / "data", max_streams=1, max_queued=0) as server, stub_of(server.grpc_target) as stub:
+        first = stub.Fabricate(ENDLESS)
+        next(first)
+        full = failure_of(lambda: list(stub.Fabricate(ENDLESS)))
+        assert (full.status, full.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "too_many_requests")
+        assert full.retry_after >= 1
+        assert int(full.trailers["grpc-retry-pushback-ms"]) == full.retry_after * 1000
+        assert data_of(stub.Fabricate(request_message(bulk(64)))), "small requests need no place"
+        first.cancel()
+        assert becomes_idle(server)
+        next(stub.Fabricate(ENDLESS))
+
+
+def test_requests_count_as_bytes_in_flight(tmp_path: Path) -> None:
+    with running_server(tmp_path / "data", max_bytes_in_flight=20 * MIB) as server, stub_of(server.grpc_target) as stub:
+        stream = stub.Fabricate(ENDLESS)
+        next(stream)
+        full = failure_of(lambda: list(stub.Fabricate(pb.FabricateRequest(model="m", w_safetensors=bytes(20 * MIB)))))
+        assert (full.status, full.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "too_many_bytes")
+
+
+def test_a_reader_that_stalls_loses_its_place_and_is_told_when_it_reads_on(tmp_path: Path) -> None:
+    limits = {"max_streams": 1, "max_queued": 0, "stall_seconds": 1}
+    with running_server(tmp_path / "data", **limits) as server, stub_of(server.grpc_target) as stub:
+        stalled = stub.Fabricate(ENDLESS)
+        next(stalled)
+        deadline = time.monotonic() + 60
+        while stub_failure(stub) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert stub_failure(stub) is None
+        late = failure_of(lambda: list(stalled))
+        assert (late.status, late.reason) == (grpc.StatusCode.DEADLINE_EXCEEDED, "reader_stalled")
+
+
+def stub_failure(stub: Any) -> str | None:
+    """How a large stream fails, or None where it begins."""
+    stream = stub.Fabricate(ENDLESS)
+    try:
+        next(stream)
+    except grpc.RpcError as error:
+        return read_failure(error).reason
+    stream.cancel()
+    return None
 
 
 def test_streams_side_by_side_on_one_connection_do_not_mix_their_bytes(stub: Any) -> None:

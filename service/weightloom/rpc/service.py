@@ -14,14 +14,14 @@ from weightloom_proto.v1 import fabrication_pb2 as pb
 
 from weightloom.engine import Call, Engine, Fabrication
 from weightloom.errors import InvalidInput, LimitExceeded
-from weightloom.requests import FabricateRequest, check_if_match
+from weightloom.requests import check_if_match
 from weightloom.rpc import convert
 from weightloom.rpc.status import status_of, trailers_of
 
 __all__ = ["SERVICE", "FabricationService"]
 
 SERVICE = pb.DESCRIPTOR.services_by_name["FabricationService"].full_name
-REQUEST_ID = "x-request-id"
+REQUEST_ID, TRACEPARENT = "x-request-id", "traceparent"
 LARGE_MESSAGE_BYTES = 1 << 16  # parsing a longer one takes milliseconds and goes to a thread
 
 T = TypeVar("T")
@@ -49,7 +49,7 @@ class FabricationService:
     async def fabricate(self, _: object, context: grpc.aio.ServicerContext) -> None:
         """FabricateRequest → FabricateChunks."""
         async with self._call("fabricate", context) as call:
-            request, if_match = await self._read_to_fabricate(context, call)
+            request, if_match = await self._read(await self._receive(context, call), convert.fabricate_request)
             fabrication = await self._engine.fabricate(request)
             check_if_match(if_match, fabrication.file.etag, "if_match")
             await fabrication.send(_Reply(context, call, fabrication).write, call)
@@ -79,12 +79,6 @@ class FabricationService:
             await self._engine.delete_model(await self._read(data, convert.name_to_delete))
             return b""
 
-    async def _read_to_fabricate(self, context: grpc.aio.ServicerContext, call: Call) -> tuple[FabricateRequest, str]:
-        """The request and its if_match; in a frame of its own, so that nothing holds the message while it streams."""
-        data = await context.read()
-        self._engine.admission.hold(call, len(data) if isinstance(data, bytes) else 0)
-        return await self._read(data, convert.fabricate_request)
-
     @asynccontextmanager
     async def _unary(self, name: str, context: grpc.aio.ServicerContext) -> AsyncIterator[None]:
         async with self._call(name, context) as call:
@@ -94,8 +88,9 @@ class FabricationService:
     @asynccontextmanager
     async def _call(self, name: str, context: grpc.aio.ServicerContext) -> AsyncIterator[Call]:
         """``Engine.call``, whose errors end the RPC with their status."""
-        metadata, ending = dict(context.invocation_metadata()), None
-        request_id, traceparent = (str(metadata.get(key, "")) for key in (REQUEST_ID, "traceparent"))
+        metadata = dict(context.invocation_metadata())
+        request_id, traceparent = (str(metadata.get(key, "")) for key in (REQUEST_ID, TRACEPARENT))
+        ending = None
         with self._engine.call("grpc", name, request_id, context.time_remaining(), traceparent) as call:
             try:
                 yield call
@@ -110,9 +105,15 @@ class FabricationService:
             with suppress(grpc.aio.InternalError):  # the client has gone meanwhile
                 await context.abort(*ending)
 
-    async def _read(self, data: bytes, parse: Callable[[bytes], T]) -> T:
+    async def _receive(self, context: grpc.aio.ServicerContext, call: Call) -> bytes:
+        """The one message of the request, which the gate counts."""
+        data: bytes = await context.read()
         if data is grpc.aio.EOF:
             raise InvalidInput.at("message", "nothing", "one message")
+        self._engine.admission.hold(call, len(data))
+        return data
+
+    async def _read(self, data: bytes, parse: Callable[[bytes], T]) -> T:
         if len(data) > self._max_request_bytes:
             expected = f"at most {self._max_request_bytes} (setting max_request_bytes)"
             raise LimitExceeded.at("message", f"{len(data)} bytes", expected, code="body_too_large")

@@ -7,19 +7,21 @@ import logging
 import random
 import socket
 import time
+import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from itertools import islice
 from typing import Any
 
 import grpc
+import numpy as np
 import pytest
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
 from support.rpc import read_failure, stub_of
 from weightloom import errors
 from weightloom.engine import Call, Engine, Observer
-from weightloom.fabric import load_backend
+from weightloom.fabric import load_backend, safetensors
 from weightloom.registry import SqliteRegistry
 from weightloom.rpc import RpcFront
 from weightloom.rpc.service import SERVICE
@@ -206,6 +208,27 @@ def test_cancelling_at_any_moment_is_no_error(engine: Failing, caplog: pytest.Lo
     run(engine, meet)
     assert {code for _, _, code in engine.observer.ended} <= {"ok", "cancelled", "model_not_found", "invalid_request"}  # type: ignore[attr-defined]
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def test_a_stream_that_runs_does_not_keep_its_message(engine: Failing) -> None:
+    """What it keeps is the one copy of the w's in it."""
+    count = 8 << 20
+    w_file = safetensors.write({}, {"t": np.ones(count, np.float32)})
+    tensor = pb.TensorSpec(name="t", shape=[count], identity=pb.Identity())
+    message = pb.FabricateRequest(spec=pb.ModelSpec(tensors=[tensor]), w_safetensors=w_file).SerializeToString()
+
+    async def meet(front: RpcFront, channel: Any) -> int:
+        tracemalloc.start()
+        stream = channel.unary_stream(f"/{SERVICE}/Fabricate")(message)
+        try:
+            await stream.read()
+            return tracemalloc.get_traced_memory()[0]
+        finally:
+            stream.cancel()
+            tracemalloc.stop()
+
+    kept = run(engine, meet)
+    assert 1 <= kept / len(w_file) < 1.6
 
 
 def test_a_port_that_is_taken_is_told(engine: Failing) -> None:
