@@ -9,13 +9,14 @@ speaks raw HTTP in a process of its own; how busy that client is tells whether i
 from __future__ import annotations
 
 import json
-import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from client import Request, client_process, hammer
+from client import Request, client_process
 from common import Row, interleave, note, one_tensor, print_table, random_w, ratio, spread
+from load import hammer
+from models import register
 from servers import Server, bare_uvicorn, weightloom
 from weightloom.fabric import safetensors
 
@@ -50,12 +51,6 @@ def _bodies() -> dict[str, tuple[str, bytes, str]]:
     }
 
 
-def _register(server: Server) -> None:
-    body, headers = json.dumps(SPEC).encode(), {"Content-Type": "application/json"}
-    url = f"http://127.0.0.1:{server.port}/v1/models"
-    urllib.request.urlopen(urllib.request.Request(url, body, headers)).close()
-
-
 def _measure(ours: Server, echo: Server, call: Callable[..., Any]) -> dict[str, list[float]]:
     """Requests per second in each round, by server and format."""
     cases = {
@@ -73,7 +68,7 @@ def run() -> list[Row]:
     """A row for each format of the request's body."""
     note(f"{CONNECTIONS} connections kept alive by a client in Python (raw sockets, epoll)")
     with weightloom() as ours, bare_uvicorn("echo", 1 << 14) as echo, client_process() as call:
-        _register(ours)
+        register(ours, SPEC)
         rates = _measure(ours, echo, call)
     return [
         Row.at_least(
