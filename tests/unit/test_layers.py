@@ -19,6 +19,9 @@ LAYERS = {
     "engine": {"errors", "fabric", "registry", "requests"},
     "telemetry": {"errors", "engine", "settings"},
     "rest": {"errors", "fabric", "registry", "requests", "engine", "settings", "telemetry"},
+    "process": {"engine", "rest", "settings"},
+    "supervisor": {"settings"},
+    "ports": set(),
     "cli": {"errors", "fabric", "registry", "requests", "engine", "settings", "main"},
 }
 
