@@ -11,8 +11,9 @@ from typing import Any
 from client import Request
 from common import random_w
 from servers import Server
+from weightloom.fabric import safetensors
 
-__all__ = ["counter", "register", "request_of", "warm"]
+__all__ = ["counter", "raw_request_of", "register", "request_of", "warm"]
 
 WARM_SECONDS = 120
 
@@ -37,6 +38,13 @@ def request_of(server: Server, name: str, seed: int = 0) -> Request:
     """A request for the whole of a registered model of ``one_tensor``; another seed is another w."""
     body = {"model": name, "w": {"x": random_w(seed).tolist()}}
     return Request(server.port, "/fabricate", json.dumps(body).encode())
+
+
+def raw_request_of(server: Server, name: str, seed: int = 0) -> Request:
+    """The same with w as a safetensors body, the fastest form."""
+    w = random_w(seed)
+    body = safetensors.build_header({}, [("x", "F32", w.shape, w.nbytes)]) + w.tobytes()
+    return Request(server.port, f"/fabricate?model={name}", body, "application/octet-stream")
 
 
 def counter(server: Server, name: str) -> float:

@@ -13,7 +13,16 @@ from concurrent.futures import ProcessPoolExecutor
 
 from common import Row, print_table
 
-ALL = ("fabric", "rest_stream", "many_streams", "first_byte", "memory", "small_requests")
+ALL = (
+    "fabric",
+    "rest_stream",
+    "many_streams",
+    "residency",
+    "first_byte",
+    "memory",
+    "latency",
+    "small_requests",
+)
 
 
 def run_one(name: str) -> list[Row]:
