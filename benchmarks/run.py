@@ -22,6 +22,7 @@ ALL = (
     "memory",
     "latency",
     "small_requests",
+    "afternoon",
 )
 
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["NO_NGINX", "Server", "bare_uvicorn", "nginx", "nginx_program", "weightloom"]
+__all__ = ["NO_NGINX", "Server", "bare_uvicorn", "nginx", "nginx_program", "uvicorn", "weightloom"]
 
 HERE = Path(__file__).resolve().parent
 SERVE = "from weightloom.main import serve; from weightloom.settings import Settings; serve(Settings())"
@@ -70,10 +70,17 @@ def weightloom(settings: Mapping[str, object] | None = None) -> Iterator[Server]
 @contextmanager
 def bare_uvicorn(app: str, body_bytes: int) -> Iterator[Server]:
     """An application of apps.py under the same uvicorn as ours."""
+    with uvicorn(f"apps:{app}", "/", {"BENCHMARK_BODY_BYTES": str(body_bytes)}) as server:
+        yield server
+
+
+@contextmanager
+def uvicorn(app: str, path: str, environment: Mapping[str, str]) -> Iterator[Server]:
+    """An application of this folder, ``module:name``, under uvicorn; it is ready when it answers to ``path``."""
     port = _free_port()
-    command = [sys.executable, "-m", "uvicorn", f"apps:{app}", "--app-dir", str(HERE), "--port", str(port)]
+    command = [sys.executable, "-m", "uvicorn", app, "--app-dir", str(HERE), "--port", str(port)]
     command += ["--loop", "uvloop", "--http", "httptools", "--no-access-log", "--log-level", "warning"]
-    with _running(command, port, "/", {"BENCHMARK_BODY_BYTES": str(body_bytes)}) as server:
+    with _running(command, port, path, environment) as server:
         yield server
 
 
