@@ -12,7 +12,7 @@ import time
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 __all__ = ["NO_NGINX", "Server", "bare_uvicorn", "nginx", "nginx_program", "uvicorn", "weightloom"]
@@ -39,6 +39,7 @@ class Server:
 
     pid: int
     port: int
+    grpc_port: int = 0  # 0: it has no gRPC
 
     @property
     def cpu_seconds(self) -> tuple[float, float]:
@@ -61,10 +62,11 @@ def weightloom(settings: Mapping[str, object] | None = None) -> Iterator[Server]
     """Our server on an empty registry; ``settings`` by name, in capital letters."""
     with tempfile.TemporaryDirectory() as folder:
         own = {"DATA_DIR": folder, "LOG_LEVEL": "warning", "SHUTDOWN_SECONDS": 1} | dict(settings or {})
-        port = _free_port()
-        environment = {f"WEIGHTLOOM_{name}": str(value) for name, value in (own | {"PORT": port}).items()}
+        port, grpc_port = _free_port(), _free_port()
+        own |= {"PORT": port, "GRPC_PORT": grpc_port}
+        environment = {f"WEIGHTLOOM_{name}": str(value) for name, value in own.items()}
         with _running([sys.executable, "-c", SERVE], port, "/readyz", environment) as server:
-            yield server
+            yield replace(server, grpc_port=grpc_port)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
+from support.rpc import data_of, request_message, spec_message, stub_of
 from support.server import Server
 from support.vectors import KNOWN_FILES, KNOWN_IDS, KnownFile
 from weightloom.engine import Engine, EngineLimits
@@ -22,6 +23,7 @@ from weightloom.fabric import safetensors as format_
 from weightloom.registry import SqliteRegistry
 from weightloom.requests import FabricateRequest, request_to_safetensors
 from weightloom_client import Client
+from weightloom_proto.v1 import fabrication_pb2 as pb
 
 
 @dataclass
@@ -93,6 +95,29 @@ def by_resuming(way: Way) -> bytes:
     return first + way.server.post_json("/fabricate", way.body | {"offset": 100}).data
 
 
+def by_grpc(way: Way) -> bytes:
+    return grpc_stream(way, request_message(way.body, dtype=f"DTYPE_{way.dtype}"))
+
+
+def by_grpc_safetensors(way: Way) -> bytes:
+    w_file, _ = request_to_safetensors(way.request)
+    spec, dtype = spec_message(way.known.model), f"DTYPE_{way.dtype}"
+    return grpc_stream(way, pb.FabricateRequest(spec=spec, w_safetensors=w_file, dtype=dtype))
+
+
+def by_grpc_resuming(way: Way) -> bytes:
+    request = request_message(way.body, dtype=f"DTYPE_{way.dtype}", length=100)
+    first = grpc_stream(way, request)
+    request.ClearField("length")
+    request.offset = 100
+    return first + grpc_stream(way, request)
+
+
+def grpc_stream(way: Way, request: pb.FabricateRequest) -> bytes:
+    with stub_of(way.server.grpc_target) as stub:
+        return data_of(stub.Fabricate(request))
+
+
 def by_client(way: Way) -> bytes:
     file = BytesIO()
     with Client(way.server.url) as client:
@@ -121,6 +146,9 @@ WAYS: dict[str, Callable[[Way], bytes]] = {
     "REST, safetensors": by_safetensors,
     "REST, registered model": by_registered_model,
     "REST, in two parts": by_resuming,
+    "gRPC": by_grpc,
+    "gRPC, safetensors": by_grpc_safetensors,
+    "gRPC, in two parts": by_grpc_resuming,
     "client": by_client,
     "command line": by_command_line(),
     "command line, server": by_command_line("--url", "{url}"),
