@@ -16,6 +16,7 @@ from common import Row, print_table
 ALL = (
     "fabric",
     "rest_stream",
+    "grpc_stream",
     "many_streams",
     "residency",
     "first_byte",
