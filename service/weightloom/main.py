@@ -1,29 +1,28 @@
-"""Builds the engine, starts the fronts, owns the process."""
+"""Builds the engine and the fronts over it, and serves: in this process, or in workers."""
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
-import signal
 import socket
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
-
-import uvicorn
-from starlette.types import ASGIApp
+import sys
+from collections.abc import Callable
+from contextlib import closing
 
 from weightloom.engine import Engine, Observer
 from weightloom.engine.known_answer import check_known_answer
 from weightloom.fabric import load_backend
+from weightloom.ports import reserve_port, url_of
+from weightloom.process import Process
 from weightloom.registry import SqliteRegistry
-from weightloom.rest import build_app
 from weightloom.rest.problems import ROUTING_CODES
-from weightloom.rest.transport import tile_protocol
 from weightloom.rpc import RpcFront
 from weightloom.settings import Settings
+from weightloom.supervisor import supervise
 from weightloom.telemetry import configure, observing
 
-__all__ = ["build_engine", "serve"]
+__all__ = ["build_engine", "run", "serve"]
 
 log = logging.getLogger("weightloom")
 
@@ -35,54 +34,39 @@ def build_engine(settings: Settings, observer: Observer | None = None) -> Engine
 
 
 def serve(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT; running streams then have ``shutdown_seconds`` to end."""
+    """Serve until SIGTERM or SIGINT; running streams then have ``shutdown_seconds`` to end.
+
+    Raises Unavailable and OSError where that cannot begin; exits with a code where it ends badly.
+    """
     configure(settings)
+    listener = reserve_port(settings.host, settings.port)
+    grpc = _reserve_shared_port(settings.host, settings.grpc_port)
+    settings = settings.model_copy(update={"grpc_port": grpc.getsockname()[1]})
+    url = url_of(listener)
+    with grpc:
+        if settings.workers > 1:
+            supervise(settings, listener, lambda: log.info("serving %s (%d workers)", url, settings.workers))
+        else:
+            run(settings, listener, lambda: log.info("serving %s", url))
+
+
+def _reserve_shared_port(host: str, port: int) -> socket.socket:
+    """For gRPC, which binds for itself, in each worker. Another server that listens there already is noticed."""
+    with reserve_port(host, port) as alone:
+        port = alone.getsockname()[1]
+    return reserve_port(host, port, shared=True)
+
+
+def run(settings: Settings, listener: socket.socket, on_ready: Callable[[], None], lifeline: int | None = None) -> None:
+    """Serve in this process. The end of ``lifeline``, a pipe, means what SIGTERM does."""
     with observing(settings, ROUTING_CODES.values()) as observer, closing(build_engine(settings, observer)) as engine:
         log.info("backend %s makes the known answer (the very first start compiles the kernels)", engine.backend.NAME)
         check_known_answer(engine.backend)
         log.info("the known answer is right; %d threads", settings.threads)
-        _Server(_config(build_app(engine, settings), settings), RpcFront(engine, settings)).run()
-
-
-class _Server(uvicorn.Server):
-    """uvicorn and beside it gRPC; being told to stop is a good end (uvicorn itself raises the signal again)."""
-
-    def __init__(self, config: uvicorn.Config, rpc: RpcFront) -> None:
-        super().__init__(config)
-        self._rpc = rpc
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """gRPC first, so that whoever finds REST ready finds both; uvicorn exits where it cannot listen."""
-        await self._rpc.start()
-        try:
-            await super().startup(sockets)
-        except SystemExit:
-            await self._rpc.stop(0)
-            raise
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Both within one grace."""
-        grace = self.config.timeout_graceful_shutdown or 0
-        await asyncio.gather(super().shutdown(sockets), self._rpc.stop(grace))
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self.handle_exit)
-        yield
-
-
-def _config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
-    return uvicorn.Config(
-        app,
-        http=tile_protocol(settings.stall_seconds),
-        ws="none",
-        host=settings.host,
-        port=settings.port,
-        log_level=settings.log_level,
-        log_config=None,
-        access_log=False,  # telemetry has one for both fronts
-        timeout_graceful_shutdown=settings.shutdown_seconds,
-        server_header=False,
-        proxy_headers=False,  # nothing here depends on who asks
-    )
+        fronts = [RpcFront(engine, settings, shared_port=True)]
+        gc.freeze()  # what is there now stays; the collector need not look at it again and again
+        process = Process(engine, settings, fronts, on_ready)
+        with asyncio.Runner(loop_factory=process.loop_factory) as runner:
+            exit_code = runner.run(process.serve(listener, lifeline))
+    if exit_code:
+        sys.exit(exit_code)

@@ -6,7 +6,7 @@ docs/settings.md is generated from this file.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -16,6 +16,10 @@ from weightloom.engine.limits import EngineLimits, available_cores
 from weightloom.registry import REGISTRY_FILE
 
 __all__ = ["Settings"]
+
+
+# Limits of the whole server, of which each worker process gets its part.
+SHARED = ("max_streams", "max_queued", "max_bytes_in_flight", "factor_bytes", "small_factor_bytes")
 
 
 class Settings(BaseSettings):
@@ -36,7 +40,18 @@ class Settings(BaseSettings):
     backend: Literal["auto", "numba", "numpy"] = Field(
         "auto", description="Arithmetic; auto takes numba where it is installed. All give the same bits."
     )
-    threads: int = Field(default_factory=available_cores, ge=1, le=1024, description="Tile workers; one per core.")
+    workers: int = Field(
+        1,
+        ge=1,
+        le=256,
+        description="Processes that share the port; if several, one more watches over them (POSIX only).",
+    )
+    threads: int = Field(
+        default_factory=available_cores,
+        ge=1,
+        le=1024,
+        description="Tile workers of each process; the default is shared out among `workers`, 1 at least for each.",
+    )
     tile_bytes: int = Field(
         1 << 20, ge=1 << 12, le=1 << 26, description="Output of one tile, the unit of work, in bytes."
     )
@@ -71,6 +86,12 @@ class Settings(BaseSettings):
     factor_bytes: int = Field(1 << 30, ge=0, description="Memory for resident T's; the least recently used goes first.")
     small_factor_bytes: int = Field(64 << 20, ge=0, description="Memory for P's, Q's and S's, kept in any case.")
     max_page: int = Field(1000, ge=1, description="Most models in one page of a list.")
+    drain_seconds: int = Field(
+        0,
+        ge=0,
+        description="How long new requests are still taken after SIGTERM, so that balancers notice first; part of "
+        "`shutdown_seconds`.",
+    )
     shutdown_seconds: int = Field(30, ge=0, description="How long running streams may go on after SIGTERM.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level of log lines.")
     log_format: Literal["console", "json"] = Field(
@@ -104,3 +125,10 @@ class Settings(BaseSettings):
             factor_bytes=self.factor_bytes,
             small_factor_bytes=self.small_factor_bytes,
         )
+
+    def for_worker(self) -> Self:
+        """The same settings for one of ``workers`` processes, with its share of what is meant for the whole server."""
+        share: dict[str, int] = {name: max(1, getattr(self, name) // self.workers) for name in SHARED}
+        if "threads" not in self.model_fields_set:
+            share["threads"] = max(1, self.threads // self.workers)
+        return self.model_copy(update=share)

@@ -60,6 +60,7 @@ def test_the_document_names_every_route_and_the_shape_of_errors(server: Server) 
     assert set(document["paths"]) == {
         "/fabricate",
         "/v1/models",
+        "/v1/models/{name}/residency",
         "/v1/models/{name}",
         "/healthz",
         "/readyz",

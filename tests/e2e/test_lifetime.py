@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
-import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
+import pytest
 import urllib3
-from support.server import Server, running_server
+from support.server import Server, running_server, wait_until
 from support.streams import BareClient, bulk, local_hash
+
+both = pytest.mark.parametrize("workers", [1, 2])
 
 
 def register_until_it_dies(server: Server, worker: int, acknowledged: list[str]) -> None:
@@ -28,13 +34,13 @@ def register_until_it_dies(server: Server, worker: int, acknowledged: list[str])
         acknowledged.append(str(spec["name"]))
 
 
-def test_every_acknowledged_model_survives_kill_9(tmp_path: Path) -> None:
+@both
+def test_every_acknowledged_model_survives_kill_9(tmp_path: Path, workers: int) -> None:
     acknowledged: list[str] = []
-    with running_server(tmp_path / "data") as server:
+    with running_server(tmp_path / "data", workers=workers) as server:
         with ThreadPoolExecutor(4) as pool:
             done = [pool.submit(register_until_it_dies, server, worker, acknowledged) for worker in range(4)]
-            while len(acknowledged) < 40:
-                time.sleep(0.01)
+            wait_until(lambda: len(acknowledged) >= 40)
             server.kill()
         assert all(future.exception() is None for future in done)
     with running_server(tmp_path / "data") as again:
@@ -55,32 +61,95 @@ def test_a_cut_stream_goes_on_at_its_byte_on_another_server(tmp_path: Path) -> N
     assert hashlib.sha256(b"".join(parts) + rest.data).hexdigest() == local_hash(request)
 
 
-def test_sigterm_lets_a_running_stream_end_and_exits_with_zero(tmp_path: Path) -> None:
+def code_of(server: Server, method: str, path: str, body: bytes | None = None) -> str | None:
+    """The code of the error that a request over a new connection meets; "ok", or None where none can be had now."""
+    try:
+        reply = server.request(method, path, body, connection="close")
+    except urllib3.exceptions.HTTPError:
+        return None
+    assert reply.status in (200, 503)
+    return "ok" if reply.status == 200 else str(reply.json()["code"])
+
+
+def fabricate(server: Server) -> str | None:
+    return code_of(server, "POST", "/fabricate", json.dumps(bulk(8)).encode())
+
+
+@both
+def test_sigterm_lets_a_running_stream_end_and_exits_with_zero(tmp_path: Path, workers: int) -> None:
     request, digest = bulk(4096, seed=3), hashlib.sha256()
-    with running_server(tmp_path / "data") as server:
+    with running_server(tmp_path / "data", workers=workers) as server:
         with BareClient(server.url, request, receive_buffer=65536) as client:
             for number, data in enumerate(client.read()):
                 digest.update(data)
                 if number == 3:
                     server.process.send_signal(signal.SIGTERM)
+                    wait_until(lambda: code_of(server, "GET", "/readyz") == "draining")
+                    wait_until(lambda: fabricate(server) == "draining")
+                    wait_until(lambda: code_of(server, "GET", "/healthz") == "ok")
         assert digest.hexdigest() == local_hash(request)
         assert server.process.wait(30) == 0
 
 
-def test_a_stream_that_never_ends_is_cut_after_the_grace(tmp_path: Path) -> None:
-    with (
-        running_server(tmp_path / "data", shutdown_seconds=1) as server,
-        BareClient(server.url, bulk(1 << 18), receive_buffer=65536) as client,
-    ):
+def test_for_a_moment_after_sigterm_requests_are_still_taken(tmp_path: Path) -> None:
+    with running_server(tmp_path / "data", drain_seconds=3) as server:
+        server.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: code_of(server, "GET", "/readyz") == "draining")
+        assert fabricate(server) == "ok"
+        assert server.process.wait(30) == 0
+
+
+@contextmanager
+def endless_stream(server: Server) -> Iterator[BareClient]:
+    with BareClient(server.url, bulk(1 << 18), receive_buffer=65536) as client:
         next(client.read())
+        yield client
+
+
+@both
+def test_a_stream_that_never_ends_is_cut_after_the_grace(tmp_path: Path, workers: int) -> None:
+    with (
+        running_server(tmp_path / "data", shutdown_seconds=1, workers=workers) as server,
+        endless_stream(server),
+    ):
         assert server.stop() == 0
+        assert "Traceback" not in server.log.read_text()
 
 
-def test_a_data_folder_that_cannot_be_made_is_told_in_one_line(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    command = [sys.executable, "-m", "weightloom", "serve", "--port", "0", "--grpc-port", "0"]
-    environment = os.environ | {"WEIGHTLOOM_DATA_DIR": str(tmp_path / "file" / "data")}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+@both
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_ends_at_once(tmp_path: Path, workers: int, number: signal.Signals) -> None:
+    with running_server(tmp_path / "data", shutdown_seconds=3600, workers=workers) as server, endless_stream(server):
+        server.process.send_signal(number)
+        wait_until(lambda: code_of(server, "GET", "/readyz") == "draining")
+        server.process.send_signal(number)
+        assert server.process.wait(30) == 128 + number
+
+
+def start_in_vain(**settings: object) -> str:
+    """What a server that cannot start says."""
+    named = {"port": 0, "grpc_port": 0, **settings}
+    environment = os.environ | {f"WEIGHTLOOM_{name.upper()}": str(value) for name, value in named.items()}
+    command = [sys.executable, "-m", "weightloom", "serve", "--log-level", "warning"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 1
-    assert done.stderr.startswith("error: the registry")
-    assert "Traceback" not in done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
+    return done.stderr
+
+
+@both
+def test_a_data_folder_that_cannot_be_made_is_told_in_one_line(tmp_path: Path, workers: int) -> None:
+    (tmp_path / "file").write_text("")
+    told = start_in_vain(data_dir=tmp_path / "file" / "data", workers=workers, port=0)
+    assert told.startswith("error: the registry")
+    assert "cannot be opened" in told
+
+
+@both
+@pytest.mark.parametrize("setting", ["port", "grpc_port"])
+def test_a_port_that_is_taken_is_told_in_one_line(tmp_path: Path, workers: int, setting: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        taken.listen()
+        told = start_in_vain(**{"data_dir": tmp_path, "workers": workers, setting: port})
+    assert told == f"error: cannot listen on 127.0.0.1:{port}: Address already in use\n"

@@ -9,8 +9,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,20 +40,30 @@ class Server:
         """POST a JSON value."""
         return self.request("POST", path, json.dumps(value).encode(), content_type="application/json", **headers)
 
+    def workers(self) -> list[int]:
+        """Ids of the processes that serve."""
+        main = self.process.pid
+        return list(map(int, Path(f"/proc/{main}/task/{main}/children").read_text().split())) or [main]
+
     def memory(self) -> int:
-        """Resident bytes of the process."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return int(re.search(r"VmRSS:\s+(\d+)", status)[1]) * 1024  # type: ignore[index]
+        """Resident bytes of the processes that serve."""
+        texts = [Path(f"/proc/{pid}/status").read_text() for pid in self.workers()]
+        return sum(int(re.search(r"VmRSS:\s+(\d+)", text)[1]) * 1024 for text in texts)  # type: ignore[index]
 
     def cpu_seconds(self) -> float:
-        """Processor time that the process has used."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        """Processor time that they have used."""
+        stats = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in self.workers()]
+        return sum(int(fields[11]) + int(fields[12]) for fields in stats) / os.sysconf("SC_CLK_TCK")
 
     def kill(self) -> None:
-        """kill -9."""
+        """kill -9, to every process."""
+        workers = self.workers()
         self.process.kill()
+        for pid in workers:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         self.process.wait()
+        wait_until(lambda: not any(map(is_running, workers)))
 
     def stop(self) -> int:
         """SIGTERM; the exit code."""
@@ -62,23 +72,39 @@ class Server:
 
 
 @contextmanager
-def running_server(data_dir: Path, **settings: object) -> Iterator[Server]:
-    """``weightloom serve`` on free ports, ready; killed at the end if it still runs."""
+def running_server(data_dir: Path, *, workers: int = 1, **settings: object) -> Iterator[Server]:
+    """``weightloom serve`` on free ports, ready, its ``workers`` started; killed at the end if it still runs."""
     log = data_dir.parent / f"{data_dir.name}.log"
-    environment = os.environ | {f"WEIGHTLOOM_{name.upper()}": str(value) for name, value in settings.items()}
-    command = [sys.executable, "-m", "weightloom", "serve", "--data-dir", str(data_dir), "--port", "0"]
-    command += ["--grpc-port", "0"]
+    named = {"workers": workers, "grpc_port": 0, **settings}
+    environment = os.environ | {f"WEIGHTLOOM_{name.upper()}": str(value) for name, value in named.items()}
+    command = [sys.executable, "-m", "weightloom", "serve", "--port", "0", "--data-dir", str(data_dir)]
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
     try:
         url, grpc_target = (_wait_for(text, process, log) for text in (URL, GRPC_TARGET))
         server = Server(process, url, grpc_target, data_dir, log)
-        _wait_until_ready(server)
+        _wait_until_ready(server, workers)
         yield server
     finally:
         if process.poll() is None:
-            process.kill()
-        process.wait()
+            Server(process, "", "", data_dir, log).kill()
+
+
+def is_running(pid: int) -> bool:
+    """Whether there is such a process, and it is no mere zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def wait_until(is_so: Callable[[], object]) -> None:
+    """Ask again and again, for a minute at most."""
+    for _ in range(1200):
+        if is_so():
+            return
+        time.sleep(0.05)
+    raise AssertionError("what was waited for did not come")
 
 
 def _wait_for(text: str, process: subprocess.Popen[bytes], log: Path) -> str:
@@ -92,9 +118,5 @@ def _wait_for(text: str, process: subprocess.Popen[bytes], log: Path) -> str:
     raise AssertionError(f"the server did not start:\n{log.read_text()}")
 
 
-def _wait_until_ready(server: Server) -> None:
-    for _ in range(200):
-        if server.request("GET", "/readyz").status == 200:
-            return
-        time.sleep(0.05)
-    raise AssertionError(f"the server is not ready:\n{server.log.read_text()}")
+def _wait_until_ready(server: Server, workers: int) -> None:
+    wait_until(lambda: server.request("GET", "/readyz").status == 200 and len(server.workers()) == workers)

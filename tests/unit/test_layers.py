@@ -20,6 +20,9 @@ LAYERS = {
     "telemetry": {"errors", "engine", "settings"},
     "rest": {"errors", "fabric", "registry", "requests", "engine", "settings", "telemetry"},
     "rpc": {"errors", "fabric", "registry", "requests", "engine", "settings"},
+    "process": {"engine", "rest", "settings"},
+    "supervisor": {"settings"},
+    "ports": set(),
     "cli": {"errors", "fabric", "registry", "requests", "engine", "settings", "main"},
 }
 

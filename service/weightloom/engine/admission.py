@@ -10,14 +10,13 @@ import asyncio
 import math
 import time
 from collections import deque
-from contextlib import suppress
 
 from weightloom.engine.calls import Call
 from weightloom.engine.limits import EngineLimits
 from weightloom.engine.observer import Observer
 from weightloom.errors import DeadlineExceeded, Overloaded, Unavailable
 
-__all__ = ["Admission"]
+__all__ = ["Admission", "draining"]
 
 LONGEST_RETRY_SECONDS = 60
 WEIGHT_OF_LATEST = 0.1  # in the moving average of how long streams take
@@ -55,7 +54,7 @@ class Admission:
         server is stopping.
         """
         if self._closed:
-            raise _draining()
+            raise draining()
         if not self._queue and self._fits(size):
             self._admit(call, size)
         elif len(self._queue) >= self._limits.max_queued:
@@ -82,14 +81,12 @@ class Admission:
         self._closed = True
         while self._queue:
             _, _, place = self._queue.popleft()
-            place.set_exception(_draining())
+            if not place.done():
+                place.set_exception(draining())
 
-    async def drained(self, seconds: float) -> bool:
-        """Wait until no stream runs and nobody waits, or for so long; whether that is so."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._idle.wait()
-        return self._idle.is_set()
+    async def drained(self) -> None:
+        """Wait until no stream runs and nobody waits."""
+        await self._idle.wait()
 
     def _fits(self, size: int) -> bool:
         """One stream may always run, so that no limit can be too small for all of them."""
@@ -148,5 +145,6 @@ class Admission:
         self._observer.load_changed(self.running, len(self._queue), self.bytes_in_flight)
 
 
-def _draining() -> Unavailable:
+def draining() -> Unavailable:
+    """What is said to those who come while the server is stopping."""
     return Unavailable("the server is stopping; ask another replica, or this one when it is back", code="draining")

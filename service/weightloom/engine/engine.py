@@ -16,12 +16,14 @@ from weightloom.engine.calls import Call
 from weightloom.engine.delivery import deliver, deliver_one
 from weightloom.engine.factors import Residency
 from weightloom.engine.known_answer import check_known_answer
+from weightloom.engine.lifecycle import Lifecycle
 from weightloom.engine.limits import EngineLimits
 from weightloom.engine.observer import Observer
 from weightloom.engine.planner import Plan, Planner
 from weightloom.engine.residency import Residencies
 from weightloom.engine.scheduler import TileScheduler
 from weightloom.engine.tiles import TileStream
+from weightloom.engine.turns import Turns
 from weightloom.fabric import Backend, ModelSpec, VirtualFile
 from weightloom.registry import ModelSummary, Registry
 from weightloom.requests import FabricateRequest
@@ -85,6 +87,8 @@ class Engine:
         self.registry, self.backend, self.limits = registry, backend, limits
         self.observer = observer or Observer()
         self.admission = Admission(limits, self.observer)
+        self.lifecycle = Lifecycle(self.admission)
+        self._writes = Turns()
         self._buffers = TileBuffers(limits.tile_bytes, kept=max(KEPT_TILES, limits.threads + limits.tile_window))
         self._scheduler = TileScheduler(limits.threads, self._buffers, self.observer)
         self.residencies = Residencies(registry, backend, limits, self.observer, self._read)
@@ -98,7 +102,7 @@ class Engine:
 
     async def create_model(self, spec: ModelSpec) -> tuple[ModelSummary, bool]:
         """Register a model; False where the same one was there already. Raises Conflict, Unavailable."""
-        return await asyncio.to_thread(self.registry.create, spec)
+        return await self._writes.run(self.registry.create, spec)
 
     async def get_model(self, name_or_digest: str) -> tuple[ModelSummary, ModelSpec]:
         """A registered model with its spec. Raises NotFound, Unavailable."""
@@ -111,13 +115,13 @@ class Engine:
 
     async def set_residency(self, name_or_digest: str, residency: Residency | None) -> tuple[ModelSummary, ModelSpec]:
         """Say what becomes of a model's T, for all workers and from now on. Raises NotFound, Unavailable."""
-        await asyncio.to_thread(self.registry.set_residency, name_or_digest, residency)
+        await self._writes.run(self.registry.set_residency, name_or_digest, residency)
         self.residencies.reconcile_soon()
         return await self.get_model(name_or_digest)
 
     async def delete_model(self, name_or_digest: str) -> None:
         """Forget a model; streams of it that run go on. Raises NotFound, Unavailable."""
-        await asyncio.to_thread(self.registry.delete, name_or_digest)
+        await self._writes.run(self.registry.delete, name_or_digest)
         self.residencies.reconcile_soon()
 
     async def fabricate(self, request: FabricateRequest) -> Fabrication:
@@ -137,6 +141,7 @@ class Engine:
     async def send(self, fabrication: Fabrication, write: Write, call: Call) -> None:
         """See ``Fabrication.send``."""
         call.model = fabrication.file.model.name
+        self.lifecycle.check_accepting()
         try:
             await (self._send_small if fabrication.is_small else self._send_stream)(fabrication, write, call)
         finally:
@@ -179,10 +184,15 @@ class Engine:
         self.admission.leave(call)
         self.observer.call_ended(call)
 
-    def check_ready(self) -> None:
-        """Raise Unavailable, saying why, unless a known answer comes out right and the registry can be read."""
+    def check_ready(self) -> dict[str, str]:
+        """Raise Unavailable, saying why, unless a known answer comes out right, the registry can be read, and no stop
+        is near. What does not work but is not needed to fabricate is returned: {"registry": "cannot be written: …"}.
+        """
+        self.lifecycle.check_ready()
         check_known_answer(self.backend)
         self.registry.ping()
+        problem = self.registry.write_problem()
+        return {"registry": problem} if problem else {}
 
     def close(self) -> None:
         """Stop the workers, free the factors and let go of the registry."""

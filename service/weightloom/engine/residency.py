@@ -27,6 +27,7 @@ from weightloom.registry import ModelSummary, Registry
 __all__ = ["Residencies", "ResidencyStatus"]
 
 CHECK_SECONDS = 1.0
+NEVER = -1
 FOLLOWED = 4096  # registered models whose deletion (or change of mind) gives their memory back
 
 log = logging.getLogger(__name__)
@@ -56,7 +57,7 @@ class Residencies:
         self._store = FactorStore(backend, limits.factor_bytes, limits.small_factor_bytes, observer)
         self._views = {residency: self._store.view(residency) for residency in Residency}
         self._followed: OrderedDict[str, ModelSpec] = OrderedDict()
-        self._wake, self._seen = asyncio.Event(), -1
+        self._wake, self._seen = asyncio.Event(), NEVER
 
     def kept_for(self, spec: ModelSpec, summary: ModelSummary | None) -> KeptFactors:
         """The factor store as requests for this model see it; ``summary`` is None where it is not registered."""
@@ -75,6 +76,7 @@ class Residencies:
 
     def reconcile_soon(self) -> None:
         """Look at the registry now, and not only within the next second."""
+        self._seen = NEVER
         self._wake.set()
 
     async def keep_house(self) -> None:

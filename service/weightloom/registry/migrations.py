@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 
 __all__ = ["MIGRATIONS", "migrate"]
 
+Migration = tuple[int, str, Callable[[sqlite3.Connection], None]]
+
 
 def _create_models(connection: sqlite3.Connection) -> None:
     connection.execute(
@@ -30,26 +32,32 @@ def _add_residency(connection: sqlite3.Connection) -> None:
     connection.execute("ALTER TABLE models ADD COLUMN residency TEXT")  # NULL: the server's setting decides
 
 
-MIGRATIONS: tuple[tuple[int, str, Callable[[sqlite3.Connection], None]], ...] = (
-    (1, "create models", _create_models),
-    (2, "add residency", _add_residency),
-)
+MIGRATIONS: tuple[Migration, ...] = ((1, "create models", _create_models), (2, "add residency", _add_residency))
 
 
 def migrate(connection: sqlite3.Connection) -> None:
-    """Apply what is missing, in one transaction; safe when several processes start at once."""
+    """Apply what is missing, in one transaction; safe when several processes start at once.
+
+    Where nothing is missing, nothing is written: a file that can only be read at the moment can still be served.
+    """
+    if not _missing(connection):
+        return
     connection.execute("BEGIN IMMEDIATE")
     try:
         connection.execute(
             "CREATE TABLE IF NOT EXISTS migrations (number INTEGER PRIMARY KEY, name TEXT NOT NULL, applied_at TEXT)"
         )
-        applied = {number for (number,) in connection.execute("SELECT number FROM migrations")}
-        for number, name, change in MIGRATIONS:
-            if number not in applied:
-                change(connection)
-                now = datetime.now(UTC).isoformat()
-                connection.execute("INSERT INTO migrations VALUES (?, ?, ?)", (number, name, now))
+        for number, name, change in _missing(connection):
+            change(connection)
+            now = datetime.now(UTC).isoformat()
+            connection.execute("INSERT INTO migrations VALUES (?, ?, ?)", (number, name, now))
         connection.execute("COMMIT")
     except BaseException:
         connection.execute("ROLLBACK")
         raise
+
+
+def _missing(connection: sqlite3.Connection) -> list[Migration]:
+    begun = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'migrations'").fetchone()
+    applied = {number for (number,) in connection.execute("SELECT number FROM migrations")} if begun else set()
+    return [migration for migration in MIGRATIONS if migration[0] not in applied]

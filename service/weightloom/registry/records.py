@@ -59,7 +59,10 @@ class Registry(Protocol):
         """A number that changes whenever another connection, of any process, has changed the store."""
 
     def ping(self) -> None:
-        """Raise Unavailable unless the store can be read."""
+        """Raise Unavailable unless the store is in its place and can be read."""
+
+    def write_problem(self) -> str | None:
+        """Why nothing can be written at the moment ("cannot be written: …"), or None. Waits for no other writer."""
 
     def close(self) -> None:
         """Let go of the store."""

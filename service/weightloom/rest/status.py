@@ -24,6 +24,7 @@ __all__ = ["status_router"]
 
 PAGE = Template(files("weightloom.rest").joinpath("index.html").read_text(encoding="utf-8"))
 LIMITS = (
+    "workers",
     "threads",
     "tile_bytes",
     "tile_window",
@@ -31,6 +32,7 @@ LIMITS = (
     "max_json_bytes",
     "max_output_bytes",
     "max_page",
+    "drain_seconds",
     "shutdown_seconds",
 )
 
@@ -48,9 +50,11 @@ def status_router(engine: Engine, settings: Settings) -> APIRouter:
         "/readyz", operation_id="readyz", summary="Ready?", responses={503: {"description": "Not ready, and why"}}
     )
     async def readyz() -> dict[str, str]:
-        """Ready: a known answer comes out right to the bit, and the registry can be read."""
-        await asyncio.to_thread(engine.check_ready)
-        return {"status": "ready"}
+        """Ready: a known answer comes out right to the bit, the registry can be read, and no stop is near.
+
+        Where the registry cannot be written, the server is ready all the same, and `registry` says why.
+        """
+        return {"status": "ready"} | await asyncio.to_thread(engine.check_ready)
 
     @router.get("/v1/info", operation_id="info", summary="What runs here, and its limits")
     async def info() -> dict[str, Any]:

@@ -1,0 +1,48 @@
+"""Ports that are taken before they are needed, and settings that are shared out."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+from weightloom.engine.limits import available_cores
+from weightloom.ports import reserve_port, url_of
+from weightloom.settings import Settings
+
+
+def test_a_port_that_listens_elsewhere_is_named() -> None:
+    with reserve_port("127.0.0.1", 0) as listener:
+        listener.listen()
+        port = listener.getsockname()[1]
+        assert url_of(listener) == f"http://127.0.0.1:{port}"
+        with pytest.raises(OSError, match=f"cannot listen on 127.0.0.1:{port}: Address already in use"):
+            reserve_port("127.0.0.1", port)
+
+
+def test_an_ipv6_address_has_brackets() -> None:
+    if not socket.has_ipv6:
+        pytest.skip("no IPv6 here")
+    try:
+        listener = reserve_port("::1", 0)
+    except OSError as error:
+        pytest.skip(str(error))
+    with listener:
+        assert url_of(listener).startswith("http://[::1]:")
+
+
+def test_a_shared_port_is_open_to_those_that_share_and_to_them_alone() -> None:
+    with reserve_port("127.0.0.1", 0, shared=True) as reserved:
+        port = reserved.getsockname()[1]
+        with socket.socket() as stranger, pytest.raises(OSError, match="Address already in use"):
+            stranger.bind(("127.0.0.1", port))
+        with socket.create_server(("127.0.0.1", port), reuse_port=True) as one:
+            for _ in range(20):  # none of them goes to the socket that only reserves
+                with socket.create_connection(("127.0.0.1", port), timeout=10), one.accept()[0]:
+                    pass
+
+
+def test_cores_are_shared_out_unless_threads_are_given() -> None:
+    assert Settings(workers=2).for_worker().threads == max(1, available_cores() // 2)
+    assert Settings(workers=256).for_worker().threads == max(1, available_cores() // 256)
+    assert Settings(workers=2, threads=7).for_worker().threads == 7
+    assert Settings().for_worker() == Settings()
