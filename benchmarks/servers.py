@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-__all__ = ["NO_NGINX", "Server", "bare_uvicorn", "nginx", "nginx_program", "weightloom"]
+__all__ = ["NO_NGINX", "Server", "bare_uvicorn", "nginx", "nginx_program", "uvicorn", "weightloom"]
 
 HERE = Path(__file__).resolve().parent
 SERVE = "from weightloom.main import serve; from weightloom.settings import Settings; serve(Settings())"
@@ -43,9 +43,14 @@ class Server:
 
     @property
     def cpu_seconds(self) -> tuple[float, float]:
-        """CPU time of all its threads so far, user and system."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return int(fields[11]) / TICKS, int(fields[12]) / TICKS
+        """CPU time of all its threads so far, and of its worker processes: user and system."""
+        user, system = zip(*map(_cpu_seconds, (self.pid, *self._workers())), strict=True)
+        return sum(user), sum(system)
+
+    def _workers(self) -> list[int]:
+        return [
+            int(pid) for file in Path(f"/proc/{self.pid}/task").glob("*/children") for pid in file.read_text().split()
+        ]
 
     def memory_mib(self, field: str = "VmRSS") -> float:
         """A line of /proc/PID/status in MiB: VmRSS is the memory now, VmHWM its peak."""
@@ -72,10 +77,17 @@ def weightloom(settings: Mapping[str, object] | None = None) -> Iterator[Server]
 @contextmanager
 def bare_uvicorn(app: str, body_bytes: int) -> Iterator[Server]:
     """An application of apps.py under the same uvicorn as ours."""
+    with uvicorn(f"apps:{app}", "/", {"BENCHMARK_BODY_BYTES": str(body_bytes)}) as server:
+        yield server
+
+
+@contextmanager
+def uvicorn(app: str, path: str, environment: Mapping[str, str]) -> Iterator[Server]:
+    """An application of this folder, ``module:name``, under uvicorn; it is ready when it answers to ``path``."""
     port = _free_port()
-    command = [sys.executable, "-m", "uvicorn", f"apps:{app}", "--app-dir", str(HERE), "--port", str(port)]
+    command = [sys.executable, "-m", "uvicorn", app, "--app-dir", str(HERE), "--port", str(port)]
     command += ["--loop", "uvloop", "--http", "httptools", "--no-access-log", "--log-level", "warning"]
-    with _running(command, port, "/", {"BENCHMARK_BODY_BYTES": str(body_bytes)}) as server:
+    with _running(command, port, path, environment) as server:
         yield server
 
 
@@ -111,6 +123,11 @@ def _running(command: list[str], port: int, path: str, environment: Mapping[str,
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def _cpu_seconds(pid: int) -> tuple[float, float]:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) / TICKS, int(fields[12]) / TICKS
 
 
 def _wait(process: subprocess.Popen[bytes], url: str, seconds: float = 120) -> None:

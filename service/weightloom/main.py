@@ -63,9 +63,8 @@ def run(settings: Settings, listener: socket.socket, on_ready: Callable[[], None
         log.info("backend %s makes the known answer (the very first start compiles the kernels)", engine.backend.NAME)
         check_known_answer(engine.backend)
         log.info("the known answer is right; %d threads", settings.threads)
-        fronts = [RpcFront(engine, settings, shared_port=True)]
         gc.freeze()  # what is there now stays; the collector need not look at it again and again
-        process = Process(engine, settings, fronts, on_ready)
+        process = Process(engine, settings, [RpcFront(engine, settings, shared_port=True)], on_ready)
         with asyncio.Runner(loop_factory=process.loop_factory) as runner:
             exit_code = runner.run(process.serve(listener, lifeline))
     if exit_code:

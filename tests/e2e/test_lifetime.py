@@ -150,6 +150,13 @@ def test_a_data_folder_that_cannot_be_made_is_told_in_one_line(tmp_path: Path, w
 def test_a_port_that_is_taken_is_told_in_one_line(tmp_path: Path, workers: int, setting: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        taken.listen()
         told = start_in_vain(**{"data_dir": tmp_path, "workers": workers, setting: port})
+    assert told == f"error: cannot listen on 127.0.0.1:{port}: Address already in use\n"
+
+
+@both
+def test_a_second_server_never_shares_the_grpc_port_of_the_first(tmp_path: Path, workers: int) -> None:
+    with running_server(tmp_path / "first", workers=workers) as server:
+        port = server.grpc_target.rpartition(":")[2]
+        told = start_in_vain(data_dir=tmp_path / "second", workers=workers, grpc_port=port)
     assert told == f"error: cannot listen on 127.0.0.1:{port}: Address already in use\n"

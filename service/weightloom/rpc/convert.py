@@ -10,7 +10,7 @@ import numpy.typing as npt
 from google.protobuf.message import DecodeError
 from weightloom_proto.v1 import fabrication_pb2 as pb
 
-from weightloom.engine import Fabrication
+from weightloom.engine import Fabrication, Residency, ResidencyStatus
 from weightloom.errors import InvalidInput, InvalidSelection, InvalidSpec, InvalidW, MalformedBody, Violation
 from weightloom.fabric import DType, ModelSpec, safetensors
 from weightloom.fabric.kinds import BaseTensorSpec, RandomMatrixHypernet
@@ -27,6 +27,7 @@ __all__ = [
     "model_to_create",
     "name_to_delete",
     "name_to_get",
+    "residency_request",
 ]
 
 CHUNK_BYTES = 1 << 20  # of data in a chunk: well within the 4 MiB that clients take where nobody tells them otherwise
@@ -36,6 +37,11 @@ DTYPES: dict[int, DType] = {
     pb.DTYPE_F32: DType.F32,
     pb.DTYPE_F16: DType.F16,
     pb.DTYPE_BF16: DType.BF16,
+}
+RESIDENCIES: dict[Residency, pb.Residency] = {
+    Residency.VIRTUAL: pb.RESIDENCY_VIRTUAL,
+    Residency.RESIDENT: pb.RESIDENCY_RESIDENT,
+    Residency.AUTO: pb.RESIDENCY_AUTO,
 }
 DEFAULT_KIND = RandomMatrixHypernet.model_fields["kind"].default
 DEFAULT_PAGE = 100
@@ -175,7 +181,15 @@ def list_models_reply(found: list[ModelSummary], limit: int) -> bytes:
     return _serialized(pb.ListModelsResponse(models=models, next=following))
 
 
-def model_reply(summary: ModelSummary, spec: ModelSpec) -> bytes:
+def residency_request(data: bytes) -> tuple[str, Residency | None]:
+    """The name or digest of a SetResidencyRequest, and what is wanted. Raises InvalidInput."""
+    message = _parse(pb.SetResidencyRequest, data)
+    if message.residency not in pb.Residency.values():
+        raise InvalidInput.at("residency", message.residency, "one of " + ", ".join(pb.Residency.keys()))
+    return message.name, next((kind for kind, number in RESIDENCIES.items() if number == message.residency), None)
+
+
+def model_reply(summary: ModelSummary, spec: ModelSpec, status: ResidencyStatus) -> bytes:
     """A Model message."""
     known = describe(summary, spec)
     tensors = [_tensor_message(tensor) for tensor in spec.tensors]
@@ -187,6 +201,9 @@ def model_reply(summary: ModelSummary, spec: ModelSpec) -> bytes:
         description=known["description"],
         numel=str(summary.numel),
         w_numbers=str(summary.w_numbers),
+        residency=RESIDENCIES[status.residency],
+        resident_bytes=status.resident_bytes,
+        t_bytes=str(status.t_bytes),
     )
     return _serialized(model)
 

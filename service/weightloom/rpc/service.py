@@ -14,6 +14,8 @@ from weightloom_proto.v1 import fabrication_pb2 as pb
 
 from weightloom.engine import Call, Engine, Fabrication
 from weightloom.errors import InvalidInput, LimitExceeded
+from weightloom.fabric import ModelSpec
+from weightloom.registry import ModelSummary
 from weightloom.requests import check_if_match
 from weightloom.rpc import convert
 from weightloom.rpc.status import status_of, trailers_of
@@ -40,6 +42,7 @@ class FabricationService:
             "GetModel": self.get_model,
             "ListModels": self.list_models,
             "DeleteModel": self.delete_model,
+            "SetResidency": self.set_residency,
         }
         handlers = {name: grpc.unary_unary_rpc_method_handler(method) for name, method in unary.items()}
         # The same on the wire as a unary request, but grpc keeps that, however large it is, until the stream has ended.
@@ -59,13 +62,13 @@ class FabricationService:
         async with self._unary("create_model", context):
             spec = await self._read(data, convert.model_to_create)
             summary, _ = await self._engine.create_model(spec)
-            return await asyncio.to_thread(convert.model_reply, summary, spec)
+            return await self._model_reply(summary, spec)
 
     async def get_model(self, data: bytes, context: grpc.aio.ServicerContext) -> bytes:
         """GetModelRequest → Model."""
         async with self._unary("get_model", context):
             name = await self._read(data, convert.name_to_get)
-            return await asyncio.to_thread(convert.model_reply, *await self._engine.get_model(name))
+            return await self._model_reply(*await self._engine.get_model(name))
 
     async def list_models(self, data: bytes, context: grpc.aio.ServicerContext) -> bytes:
         """ListModelsRequest → ListModelsResponse."""
@@ -78,6 +81,16 @@ class FabricationService:
         async with self._unary("delete_model", context):
             await self._engine.delete_model(await self._read(data, convert.name_to_delete))
             return b""
+
+    async def set_residency(self, data: bytes, context: grpc.aio.ServicerContext) -> bytes:
+        """SetResidencyRequest → Model."""
+        async with self._unary("set_residency", context):
+            name, residency = await self._read(data, convert.residency_request)
+            return await self._model_reply(*await self._engine.set_residency(name, residency))
+
+    async def _model_reply(self, summary: ModelSummary, spec: ModelSpec) -> bytes:
+        status = await asyncio.to_thread(self._engine.residencies.status, summary, spec)
+        return await asyncio.to_thread(convert.model_reply, summary, spec, status)
 
     @asynccontextmanager
     async def _unary(self, name: str, context: grpc.aio.ServicerContext) -> AsyncIterator[None]:
