@@ -54,10 +54,11 @@ class Residencies:
         read: Callable[[VirtualFile, int, int], TileStream],
     ) -> None:
         self._registry, self._backend, self._default, self._read = registry, backend, limits.residency, read
-        self._store = FactorStore(backend, limits.factor_bytes, limits.small_factor_bytes, observer)
+        self._budget = limits.factor_bytes if backend.READS_T else 0
+        self._store = FactorStore(backend, self._budget, limits.small_factor_bytes, observer)
         self._views = {residency: self._store.view(residency) for residency in Residency}
         self._followed: OrderedDict[str, ModelSpec] = OrderedDict()
-        self._wake, self._seen = asyncio.Event(), NEVER
+        self._wake, self._seen, self._told = asyncio.Event(), NEVER, ""
 
     def kept_for(self, spec: ModelSpec, summary: ModelSummary | None) -> KeptFactors:
         """The factor store as requests for this model see it; ``summary`` is None where it is not registered."""
@@ -82,26 +83,45 @@ class Residencies:
     async def keep_house(self) -> None:
         """Bring memory in line with the registry for ever: warm what is to be resident, drop what is not."""
         while True:
+            done = True
             try:
-                await self._reconcile()
+                done = await self._reconcile()
             except Unavailable as error:
                 log.warning("the factor store cannot follow the registry: %s", error)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(CHECK_SECONDS):
-                    await self._wake.wait()
+            if done:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(CHECK_SECONDS):
+                        await self._wake.wait()
             self._wake.clear()
 
-    async def _reconcile(self) -> None:
+    async def _reconcile(self) -> bool:
+        """One look at the registry. False where warming went on for so long that another look is due."""
         version = await asyncio.to_thread(self._registry.version)
         if version == self._seen:
-            return
+            return True
         for digest, spec in list(self._followed.items()):
             if await asyncio.to_thread(self._is_unwanted, digest):
                 await asyncio.to_thread(self._unload, spec)
-        for summary in await asyncio.to_thread(self._registry.resident):
-            with suppress(NotFound):  # deleted meanwhile
-                await self._warm(await asyncio.to_thread(self._registry.load, summary), summary)
         self._seen = version
+        if not await self._warm_all():
+            self._seen = NEVER
+        return self._seen != NEVER
+
+    async def _warm_all(self) -> bool:
+        """Warm the resident models that fit into the budget together. False where that is not finished yet."""
+        until, room = asyncio.get_running_loop().time() + CHECK_SECONDS, self._budget
+        for summary in await asyncio.to_thread(self._registry.resident):
+            try:
+                spec = await asyncio.to_thread(self._registry.load, summary)
+            except NotFound:  # deleted meanwhile
+                continue
+            room -= (await asyncio.to_thread(self.status, summary, spec)).t_bytes
+            if room < 0:
+                self._tell_of_no_room(spec)
+                return True
+            if not await self._warm(spec, summary, until):
+                return False
+        return True
 
     def _is_unwanted(self, digest: str) -> bool:
         try:
@@ -114,20 +134,27 @@ class Residencies:
         for factors in _factors_of(spec):
             self._store.drop(factors)
 
-    async def _warm(self, spec: ModelSpec, summary: ModelSummary) -> None:
-        """Read the tensors whose T is resident but not whole yet. The scheduler is fair, so others hardly notice."""
+    def _tell_of_no_room(self, spec: ModelSpec) -> None:
+        if spec.digest != self._told:
+            self._told = spec.digest
+            log.warning("model %s is to be resident, but does not fit into factor_bytes with the others", spec.name)
+
+    async def _warm(self, spec: ModelSpec, summary: ModelSummary, until: float) -> bool:
+        """Read the tensors whose T is not whole yet; the scheduler is fair, so others hardly notice. False: not all."""
         kept = self.kept_for(spec, summary)
         names = await asyncio.to_thread(_to_warm, spec, kept)
         if not names:
-            return
+            return True
         w = {name: np.zeros(spec.by_name[name].w_length or 0, np.float32) for name in names}
         file = VirtualFile(spec, w, tensors=names, backend=self._backend, kept=kept)
         tiles = self._read(file, 0, file.size)
         try:
             async for _ in tiles:
-                pass
+                if self._wake.is_set() or asyncio.get_running_loop().time() > until:
+                    return False
         finally:
             tiles.close()
+        return True
 
     def _residency_of(self, summary: ModelSummary | None) -> Residency:
         return Residency(summary.residency) if summary is not None and summary.residency else self._default
