@@ -1,21 +1,33 @@
 """A client faster than any server here: raw sockets, one warm buffer, a process of its own.
 
-``with client_process() as call: call(download, request)`` runs a function of this file in that process.
+``with client_process() as call: call(download, request)`` runs a function in that process. load.py has clients of many
+connections.
 """
 
 from __future__ import annotations
 
 import multiprocessing
-import select
 import socket
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-__all__ = ["Download", "Load", "Request", "client_process", "download", "fetch", "first_data", "hammer", "read_slowly"]
+__all__ = [
+    "MEMORY",
+    "Download",
+    "Request",
+    "answer_size",
+    "client_process",
+    "connect",
+    "download",
+    "fetch",
+    "first_data",
+    "read_slowly",
+    "receive",
+]
 
 END_OF_HEAD = b"\r\n\r\n"
 MEMORY = bytearray(4 << 20)
@@ -48,16 +60,9 @@ class Download(NamedTuple):
     cpu_seconds: float
 
 
-class Load(NamedTuple):
-    """Answers per second over many connections, and the share of the time in which the client itself was busy."""
-
-    per_second: float
-    client_busy: float
-
-
 @contextmanager
 def client_process() -> Iterator[Callable[..., Any]]:
-    """A process that calls functions of this file, one after the other."""
+    """A process that calls functions of this file or its neighbours, one after the other."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as executor:
         yield lambda function, *arguments: executor.submit(function, *arguments).result()
 
@@ -65,23 +70,23 @@ def client_process() -> Iterator[Callable[..., Any]]:
 def download(request: Request) -> Download:
     """Receive a whole body and throw it away, as fast as the socket gives it."""
     began, began_cpu = time.perf_counter(), time.process_time()
-    with _connect(request.port) as sock:
+    with connect(request.port) as sock:
         sock.sendall(request.bytes)
         size, body = _read_head(sock)
         received = len(body)
         while received < size:
-            received += _receive(sock)
+            received += receive(sock)
     return Download(size, time.perf_counter() - began, time.process_time() - began_cpu)
 
 
 def fetch(request: Request) -> bytes:
     """A whole body, kept."""
-    with _connect(request.port) as sock:
+    with connect(request.port) as sock:
         sock.sendall(request.bytes)
         size, body = _read_head(sock)
         parts, received = [body], len(body)
         while received < size:
-            parts.append(bytes(BUFFER[: _receive(sock)]))
+            parts.append(bytes(BUFFER[: receive(sock)]))
             received += len(parts[-1])
     return b"".join(parts)
 
@@ -89,18 +94,18 @@ def fetch(request: Request) -> bytes:
 def first_data(request: Request) -> float:
     """Seconds from connecting to the first byte of tensor data, which comes after the safetensors header."""
     began = time.perf_counter()
-    with _connect(request.port) as sock:
+    with connect(request.port) as sock:
         sock.sendall(request.bytes)
         _, body = _read_head(sock)
         while len(body) < 8 or len(body) <= 8 + int.from_bytes(body[:8], "little"):
-            body += bytes(BUFFER[: _receive(sock)])
+            body += bytes(BUFFER[: receive(sock)])
         return time.perf_counter() - began
 
 
 def read_slowly(request: Request, seconds: float, step: int = 1 << 20, pause: float = 0.1) -> int:
     """Read ``step`` bytes, sleep, and so on for ``seconds``; then hang up. Returns the bytes read."""
     end, received = time.perf_counter() + seconds, 0
-    with _connect(request.port) as sock:
+    with connect(request.port) as sock:
         sock.sendall(request.bytes)
         while time.perf_counter() < end:
             received += sock.recv_into(BUFFER, step, socket.MSG_WAITALL)
@@ -108,39 +113,15 @@ def read_slowly(request: Request, seconds: float, step: int = 1 << 20, pause: fl
     return received
 
 
-def hammer(request: Request, connections: int, seconds: float) -> Load:
-    """Send the request over and over on ``connections`` kept alive, one at a time on each."""
-    with ExitStack() as stack:
-        socks = [stack.enter_context(_connect(request.port)) for _ in range(connections)]
-        by_number = {sock.fileno(): sock for sock in socks}
-        epoll = stack.enter_context(select.epoll())
-        for number, sock in by_number.items():
-            epoll.register(number, select.EPOLLIN)
-            sock.sendall(request.bytes)
-        began, began_cpu, answers = time.perf_counter(), time.process_time(), 0
-        missing = dict.fromkeys(by_number, 0)
-        while (elapsed := time.perf_counter() - began) < seconds:
-            for number, _ in epoll.poll():
-                answers += _step(by_number[number], number, missing, request.bytes)
-        return Load(answers / elapsed, (time.process_time() - began_cpu) / elapsed)
-
-
-def _step(sock: socket.socket, number: int, missing: dict[int, int], again: bytes) -> bool:
-    """Receive what is there; where that ends an answer, ask again and return True."""
-    count = _receive(sock)
-    missing[number] = (missing[number] or _answer_size(MEMORY, count)) - count
-    if not missing[number]:
-        sock.sendall(again)
-    return not missing[number]
-
-
-def _connect(port: int) -> socket.socket:
+def connect(port: int) -> socket.socket:
+    """A connection to a port of this machine."""
     sock = socket.create_connection(("127.0.0.1", port))
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return sock
 
 
-def _receive(sock: socket.socket) -> int:
+def receive(sock: socket.socket) -> int:
+    """Receive what is there into ``MEMORY``: how many bytes."""
     count = sock.recv_into(BUFFER)
     if not count:
         raise ConnectionError("the server hung up")
@@ -152,11 +133,11 @@ def _read_head(sock: socket.socket) -> tuple[int, bytes]:
     head = b""
     while END_OF_HEAD not in head:
         head += sock.recv(1 << 16)
-    size, start = _answer_size(head, len(head)), head.index(END_OF_HEAD) + len(END_OF_HEAD)
+    size, start = answer_size(head, len(head)), head.index(END_OF_HEAD) + len(END_OF_HEAD)
     return size - start, head[start:]
 
 
-def _answer_size(answer: bytes | bytearray, count: int) -> int:
+def answer_size(answer: bytes | bytearray, count: int) -> int:
     """Bytes of a whole answer, head and body, from its first ``count`` bytes."""
     end = answer.find(END_OF_HEAD, 0, count)
     head = bytes(answer[:end]).lower()

@@ -18,7 +18,7 @@ from client import Request, client_process, download, read_slowly
 from common import Row, note, one_tensor, print_table, random_w
 from servers import Server, weightloom
 
-__all__ = ["run"]
+__all__ = ["peak_of", "run"]
 
 SIDE, R = 32768, 2  # 4 GiB of float32
 LIMIT_MIB = 64
@@ -27,7 +27,7 @@ INTERVAL = 0.02
 
 
 @contextmanager
-def _peak_of(server: Server) -> Iterator[Callable[[], float]]:
+def peak_of(server: Server) -> Iterator[Callable[[], float]]:
     """Gives a function that returns the peak since entering, in MiB."""
     try:
         server.reset_peak()
@@ -60,7 +60,7 @@ def _measure(name: str, read: Callable[[Callable[..., Any], Request], int]) -> R
     body = json.dumps(one_tensor(SIDE, SIDE, R) | {"w": {"x": random_w().tolist()}}).encode()
     with weightloom() as server, client_process() as call:
         idle = server.memory_mib()
-        with _peak_of(server) as peak:
+        with peak_of(server) as peak:
             size = read(call, Request(server.port, "/fabricate", body))
             over = peak() - idle
         after = server.memory_mib()

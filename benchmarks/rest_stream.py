@@ -99,7 +99,7 @@ def run() -> list[Row]:
     note(f"one body of 4096 x 4096, r = 2, virtual T; {available_cores()} cores for server and client together")
     if not nginx_program():
         note(NO_NGINX)
-    with weightloom() as ours, client_process() as call:
+    with weightloom({"RESIDENCY": "virtual"}) as ours, client_process() as call:
         return [row for dtype in ("F32", "BF16") for row in _compare(dtype, ours, call)]
 
 

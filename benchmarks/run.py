@@ -13,7 +13,18 @@ from concurrent.futures import ProcessPoolExecutor
 
 from common import Row, print_table
 
-ALL = ("fabric", "rest_stream", "first_byte", "memory", "small_requests")
+ALL = (
+    "fabric",
+    "rest_stream",
+    "grpc_stream",
+    "many_streams",
+    "residency",
+    "first_byte",
+    "memory",
+    "latency",
+    "small_requests",
+    "afternoon",
+)
 
 
 def run_one(name: str) -> list[Row]:

@@ -12,10 +12,10 @@ import time
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-__all__ = ["NO_NGINX", "Server", "bare_uvicorn", "nginx", "nginx_program", "weightloom"]
+__all__ = ["NO_NGINX", "Server", "bare_uvicorn", "nginx", "nginx_program", "uvicorn", "weightloom"]
 
 HERE = Path(__file__).resolve().parent
 SERVE = "from weightloom.main import serve; from weightloom.settings import Settings; serve(Settings())"
@@ -39,12 +39,18 @@ class Server:
 
     pid: int
     port: int
+    grpc_port: int = 0  # 0: it has no gRPC
 
     @property
     def cpu_seconds(self) -> tuple[float, float]:
-        """CPU time of all its threads so far, user and system."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return int(fields[11]) / TICKS, int(fields[12]) / TICKS
+        """CPU time of all its threads so far, and of its worker processes: user and system."""
+        user, system = zip(*map(_cpu_seconds, (self.pid, *self._workers())), strict=True)
+        return sum(user), sum(system)
+
+    def _workers(self) -> list[int]:
+        return [
+            int(pid) for file in Path(f"/proc/{self.pid}/task").glob("*/children") for pid in file.read_text().split()
+        ]
 
     def memory_mib(self, field: str = "VmRSS") -> float:
         """A line of /proc/PID/status in MiB: VmRSS is the memory now, VmHWM its peak."""
@@ -61,19 +67,27 @@ def weightloom(settings: Mapping[str, object] | None = None) -> Iterator[Server]
     """Our server on an empty registry; ``settings`` by name, in capital letters."""
     with tempfile.TemporaryDirectory() as folder:
         own = {"DATA_DIR": folder, "LOG_LEVEL": "warning", "SHUTDOWN_SECONDS": 1} | dict(settings or {})
-        port = _free_port()
-        environment = {f"WEIGHTLOOM_{name}": str(value) for name, value in (own | {"PORT": port}).items()}
+        port, grpc_port = _free_port(), _free_port()
+        own |= {"PORT": port, "GRPC_PORT": grpc_port}
+        environment = {f"WEIGHTLOOM_{name}": str(value) for name, value in own.items()}
         with _running([sys.executable, "-c", SERVE], port, "/readyz", environment) as server:
-            yield server
+            yield replace(server, grpc_port=grpc_port)
 
 
 @contextmanager
 def bare_uvicorn(app: str, body_bytes: int) -> Iterator[Server]:
     """An application of apps.py under the same uvicorn as ours."""
+    with uvicorn(f"apps:{app}", "/", {"BENCHMARK_BODY_BYTES": str(body_bytes)}) as server:
+        yield server
+
+
+@contextmanager
+def uvicorn(app: str, path: str, environment: Mapping[str, str]) -> Iterator[Server]:
+    """An application of this folder, ``module:name``, under uvicorn; it is ready when it answers to ``path``."""
     port = _free_port()
-    command = [sys.executable, "-m", "uvicorn", f"apps:{app}", "--app-dir", str(HERE), "--port", str(port)]
+    command = [sys.executable, "-m", "uvicorn", app, "--app-dir", str(HERE), "--port", str(port)]
     command += ["--loop", "uvloop", "--http", "httptools", "--no-access-log", "--log-level", "warning"]
-    with _running(command, port, "/", {"BENCHMARK_BODY_BYTES": str(body_bytes)}) as server:
+    with _running(command, port, path, environment) as server:
         yield server
 
 
@@ -109,6 +123,11 @@ def _running(command: list[str], port: int, path: str, environment: Mapping[str,
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def _cpu_seconds(pid: int) -> tuple[float, float]:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) / TICKS, int(fields[12]) / TICKS
 
 
 def _wait(process: subprocess.Popen[bytes], url: str, seconds: float = 120) -> None:

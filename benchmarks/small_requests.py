@@ -1,87 +1,94 @@
-"""Requests per second for a 64 x 64 tensor of a registered model, against a bare echo application under uvicorn.
+"""Requests per second for a 64 x 64 tensor of a registered model, by front, against a bare echo under uvicorn.
 
 The echo reads the same POST and answers a ready 16 KiB body, so the ratio is the share of the bare server's speed that
-is left with parsing, validation, look-up and fabrication. 16 connections are kept alive by a client in Python that
-speaks raw HTTP in a process of its own; how busy that client is tells whether it is the limit (1.0: it is).
+is left with parsing, validation, look-up and fabrication. 16 requests are always under way, on as many connections kept
+alive, or as calls on one gRPC channel. The client is Python in a process of its own: raw sockets for REST, grpcio's
+asyncio client without parsing for gRPC. How busy client and server are (1.0: one core) tells which is the limit, or
+whether it is the machine: two workers, for one, can gain only what cores the client leaves them.
 (This file is not called requests.py, which would hide the package of that name.)
 """
 
 from __future__ import annotations
 
-import json
-import urllib.request
+import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from client import Request, client_process, hammer
-from common import Row, interleave, note, one_tensor, print_table, random_w, ratio, spread
+from client import client_process
+from common import Row, interleave, note, one_tensor, print_table, ratio, spread
+from grpc_client import grpc_hammer, grpc_message
+from load import hammer
+from models import raw_request_of, register, request_of
 from servers import Server, bare_uvicorn, weightloom
-from weightloom.fabric import safetensors
 
 __all__ = ["run"]
 
 SPEC = one_tensor(64, 64, 2, name="small")
-CONNECTIONS, SECONDS, ROUNDS = 16, 1.0, 7
+CALLS, SECONDS, ROUNDS = 16, 0.8, 7
+PAIRS = {
+    "REST JSON / echo": ("REST JSON", "echo, JSON", None),
+    "REST safetensors / echo": ("REST safetensors", "echo, safetensors", 0.5),
+    "gRPC / echo": ("gRPC", "echo, safetensors", None),
+    "REST safetensors, two workers / one": ("REST safetensors, two workers", "REST safetensors", None),
+}
 
 
 @dataclass
 class Hammering:
-    """A case: requests per second; it keeps how busy the client was."""
+    """A case: requests per second; it keeps how busy the client and the server were."""
 
     call: Callable[..., Any]
-    request: Request
-    busy: list[float] = field(default_factory=list)
+    server: Server
+    client: Callable[..., Any]
+    arguments: tuple[Any, ...]
+    busy: list[tuple[float, float]] = field(default_factory=list)
 
     def __call__(self) -> float:
-        load = self.call(hammer, self.request, CONNECTIONS, SECONDS)
-        self.busy.append(load.client_busy)
+        began, cpu = time.perf_counter(), sum(self.server.cpu_seconds)
+        load = self.call(self.client, *self.arguments, CALLS, SECONDS)
+        server_busy = (sum(self.server.cpu_seconds) - cpu) / (time.perf_counter() - began)
+        self.busy.append((load.client_busy, server_busy))
         return float(load.per_second)
 
+    def note(self, name: str, rates: list[float]) -> None:
+        """One line."""
+        client, server = (spread(column, 2) for column in zip(*self.busy, strict=True))
+        note(f"{name}: {spread(rates, 0)} requests/s; client busy {client}, server {server}")
 
-def _bodies() -> dict[str, tuple[str, bytes, str]]:
-    """By format: path, body and content type of the request."""
-    w = random_w()
-    as_json = json.dumps({"model": "small", "w": {"x": w.tolist()}}).encode()
-    as_file = safetensors.build_header({}, [("x", "F32", w.shape, w.nbytes)]) + w.tobytes()
+
+def _cases(call: Callable[..., Any], one: Server, two: Server, echo: Server) -> dict[str, Hammering]:
+    json_, raw = request_of(one, "small"), raw_request_of(one, "small")
     return {
-        "JSON": ("/fabricate", as_json, "application/json"),
-        "safetensors": ("/fabricate?model=small", as_file, "application/octet-stream"),
+        "REST JSON": Hammering(call, one, hammer, (json_,)),
+        "REST safetensors": Hammering(call, one, hammer, (raw,)),
+        "gRPC": Hammering(call, one, grpc_hammer, (one.grpc_port, grpc_message("small"))),
+        "REST safetensors, two workers": Hammering(call, two, hammer, (replace(raw, port=two.port),)),
+        "echo, JSON": Hammering(call, echo, hammer, (replace(json_, port=echo.port),)),
+        "echo, safetensors": Hammering(call, echo, hammer, (replace(raw, port=echo.port),)),
     }
 
 
-def _register(server: Server) -> None:
-    body, headers = json.dumps(SPEC).encode(), {"Content-Type": "application/json"}
-    url = f"http://127.0.0.1:{server.port}/v1/models"
-    urllib.request.urlopen(urllib.request.Request(url, body, headers)).close()
-
-
-def _measure(ours: Server, echo: Server, call: Callable[..., Any]) -> dict[str, list[float]]:
-    """Requests per second in each round, by server and format."""
-    cases = {
-        f"{name}, {format_} request": Hammering(call, Request(server.port, *body))
-        for name, server in (("ours", ours), ("echo", echo))
-        for format_, body in _bodies().items()
-    }
-    rates = interleave(cases, ROUNDS)
-    for name, values in rates.items():
-        note(f"{name}: {spread(values, 0)} requests/s; client busy {spread(cases[name].busy, 2)}")
+def _measure(one: Server, two: Server, echo: Server) -> dict[str, list[float]]:
+    """Requests per second in each round, by case."""
+    for server in (one, two):
+        register(server, SPEC)
+    with client_process() as call:
+        cases = _cases(call, one, two, echo)
+        rates = interleave(cases, ROUNDS)
+    for name, case in cases.items():
+        case.note(name, rates[name])
     return rates
 
 
 def run() -> list[Row]:
-    """A row for each format of the request's body."""
-    note(f"{CONNECTIONS} connections kept alive by a client in Python (raw sockets, epoll)")
-    with weightloom() as ours, bare_uvicorn("echo", 1 << 14) as echo, client_process() as call:
-        _register(ours)
-        rates = _measure(ours, echo, call)
+    """A row for each front and form of w, and one for two workers."""
+    note(f"{CALLS} requests at a time from one client process")
+    with weightloom() as one, weightloom({"WORKERS": 2}) as two, bare_uvicorn("echo", 1 << 14) as echo:
+        rates = _measure(one, two, echo)
     return [
-        Row.at_least(
-            "small_requests",
-            f"64 x 64, {format_} request: ours / echo",
-            ratio(rates[f"ours, {format_} request"], rates[f"echo, {format_} request"]),
-        )
-        for format_ in _bodies()
+        Row.at_least("small_requests", f"64 x 64, {what}", ratio(rates[ours], rates[other]), goal)
+        for what, (ours, other, goal) in PAIRS.items()
     ]
 
 

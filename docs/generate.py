@@ -7,6 +7,7 @@ from pathlib import Path
 
 from weightloom import errors
 from weightloom.rest.problems import ROUTING_CODES, STATUS
+from weightloom.rpc.status import STATUS as GRPC_STATUS
 from weightloom.settings import Settings
 from weightloom.telemetry.metrics import METRICS
 
@@ -27,13 +28,17 @@ ERRORS_HEAD = """# Errors
 
 Generated from `service/weightloom/errors.py` by `make docs`.
 
-Every error is an `application/problem+json` document (RFC 9457): `type`, `title`, `status`, `detail`, a stable `code`,
-the `request_id` that the server's log has, too, and for wrong fields `errors`, a list of `field`, `got` and `expected`.
-Errors are sent before the first byte of a 200; should a stream fail later, the connection is cut, so that the body is
-short and never wrong.
+Over REST every error is an `application/problem+json` document (RFC 9457): `type`, `title`, `status`, `detail`, a
+stable `code`, the `request_id` that the server's log has, too, and for wrong fields `errors`, a list of `field`, `got`
+and `expected`. Errors are sent before the first byte of a 200; should a stream fail later, the connection is cut, so
+that the body is short and never wrong.
 
-| code | status | meaning |
-|---|---|---|
+Over gRPC it is the status of the call, with rich details (`grpc-status-details-bin`): `google.rpc.ErrorInfo` with the
+code as `reason` and the domain `weightloom`, `BadRequest` for wrong fields, `RetryInfo` where a retry is worth it. A
+message more than 1 MiB beyond `max_request_bytes` is refused by gRPC itself, unread: `RESOURCE_EXHAUSTED`, no details.
+
+| code | REST | gRPC | meaning |
+|---|---|---|---|
 """
 METRICS_HEAD = """# Metrics
 
@@ -70,14 +75,16 @@ def _settings() -> Iterator[tuple[str, ...]]:
 
 def errors_page() -> str:
     """docs/errors.md."""
-    return ERRORS_HEAD + "".join(f"| `{code}` | {status} | {text} |\n" for status, code, text in sorted(_errors()))
+    rows = sorted(_errors())
+    return ERRORS_HEAD + "".join(f"| `{code}` | {status} | {grpc} | {text} |\n" for status, code, grpc, text in rows)
 
 
-def _errors() -> Iterator[tuple[int, str, str]]:
+def _errors() -> Iterator[tuple[int, str, str, str]]:
     for kind in (errors.WeightloomError, *_subclasses(errors.WeightloomError)):
         status = next(STATUS[base] for base in kind.__mro__ if base in STATUS)
-        yield from ((status, code, text) for code, text in kind.codes.items())
-    yield from ((status, code, ROUTING[code]) for status, code in ROUTING_CODES.items())
+        grpc = next(GRPC_STATUS[base] for base in kind.__mro__ if base in GRPC_STATUS).name
+        yield from ((status, code, f"`{grpc}`", text) for code, text in kind.codes.items())
+    yield from ((status, code, "", ROUTING[code]) for status, code in ROUTING_CODES.items())
 
 
 def _subclasses(kind: type[errors.WeightloomError]) -> Iterator[type[errors.WeightloomError]]:

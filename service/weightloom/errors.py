@@ -99,6 +99,7 @@ class MalformedBody(InvalidInput):
 
     codes: ClassVar = {
         "malformed_json": "The body is not JSON.",
+        "malformed_protobuf": "The message is not one of the gRPC contract.",
         "malformed_safetensors": "The body is not a safetensors file: truncated, overlapping, or against the format.",
     }
 
@@ -191,5 +192,6 @@ class Unavailable(WeightloomError):
         "registry_unavailable": "The registry cannot be read or written; the message says why.",
         "draining": "The server is stopping; running streams are finished, new ones belong on another replica.",
         "wrong_bits": "The known answer does not come out right: this machine must not serve.",
+        "port_unavailable": "The server cannot listen on its port; it does not start.",
         "missing_extra": "A package is needed that is not installed (command line only).",
     }

@@ -14,9 +14,10 @@ from weightloom.engine import Engine, Observer
 from weightloom.engine.known_answer import check_known_answer
 from weightloom.fabric import load_backend
 from weightloom.ports import reserve_port, url_of
-from weightloom.process import Front, Process
+from weightloom.process import Process
 from weightloom.registry import SqliteRegistry
 from weightloom.rest.problems import ROUTING_CODES
+from weightloom.rpc import RpcFront
 from weightloom.settings import Settings
 from weightloom.supervisor import supervise
 from weightloom.telemetry import configure, observing
@@ -41,7 +42,9 @@ def serve(settings: Settings) -> None:
     listener = reserve_port(settings.host, settings.port)
     url = url_of(listener)
     if settings.workers > 1:
-        supervise(settings, listener, lambda: log.info("serving %s (%d workers)", url, settings.workers))
+        with reserve_port(settings.host, settings.grpc_port, shared=True) as held:  # for gRPC, which binds for itself
+            settings = settings.model_copy(update={"grpc_port": held.getsockname()[1]})
+            supervise(settings, listener, lambda: log.info("serving %s (%d workers)", url, settings.workers))
     else:
         run(settings, listener, lambda: log.info("serving %s", url))
 
@@ -52,9 +55,8 @@ def run(settings: Settings, listener: socket.socket, on_ready: Callable[[], None
         log.info("backend %s makes the known answer (the very first start compiles the kernels)", engine.backend.NAME)
         check_known_answer(engine.backend)
         log.info("the known answer is right; %d threads", settings.threads)
-        fronts: list[Front] = []
         gc.freeze()  # what is there now stays; the collector need not look at it again and again
-        process = Process(engine, settings, fronts, on_ready)
+        process = Process(engine, settings, [RpcFront(engine, settings, shared_port=settings.workers > 1)], on_ready)
         with asyncio.Runner(loop_factory=process.loop_factory) as runner:
             exit_code = runner.run(process.serve(listener, lifeline))
     if exit_code:

@@ -29,6 +29,13 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port of the REST front; 0 takes any free one.")
+    grpc_port: int = Field(50051, ge=0, le=65535, description="Port of the gRPC front; 0 takes any free one.")
+    grpc_ping_seconds: int = Field(
+        30,
+        ge=1,
+        le=86400,
+        description="A gRPC peer that is silent for so long is pinged, and dropped if it is silent for as long again.",
+    )
     data_dir: Path = Field(Path("data"), description="Folder of the registry, made where it is missing.")
     backend: Literal["auto", "numba", "numpy"] = Field(
         "auto", description="Arithmetic; auto takes numba where it is installed. All give the same bits."

@@ -7,14 +7,17 @@ import hashlib
 import json
 import subprocess
 import sys
-from collections.abc import Callable
-from contextlib import aclosing
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, aclosing
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 
 import pytest
-from support.server import Server
+from support.rpc import data_of, request_message, spec_message, stub_of
+from support.server import Server, running_server
+from support.streams import Reader, bulk
 from support.vectors import KNOWN_FILES, KNOWN_IDS, KnownFile
 from weightloom.engine import Engine, EngineLimits
 from weightloom.fabric import DType, VirtualFile, load_backend
@@ -22,6 +25,7 @@ from weightloom.fabric import safetensors as format_
 from weightloom.registry import SqliteRegistry
 from weightloom.requests import FabricateRequest, request_to_safetensors
 from weightloom_client import Client
+from weightloom_proto.v1 import fabrication_pb2 as pb
 
 
 @dataclass
@@ -93,6 +97,29 @@ def by_resuming(way: Way) -> bytes:
     return first + way.server.post_json("/fabricate", way.body | {"offset": 100}).data
 
 
+def by_grpc(way: Way) -> bytes:
+    return grpc_stream(way, request_message(way.body, dtype=f"DTYPE_{way.dtype}"))
+
+
+def by_grpc_safetensors(way: Way) -> bytes:
+    w_file, _ = request_to_safetensors(way.request)
+    spec, dtype = spec_message(way.known.model), f"DTYPE_{way.dtype}"
+    return grpc_stream(way, pb.FabricateRequest(spec=spec, w_safetensors=w_file, dtype=dtype))
+
+
+def by_grpc_resuming(way: Way) -> bytes:
+    request = request_message(way.body, dtype=f"DTYPE_{way.dtype}", length=100)
+    first = grpc_stream(way, request)
+    request.ClearField("length")
+    request.offset = 100
+    return first + grpc_stream(way, request)
+
+
+def grpc_stream(way: Way, request: pb.FabricateRequest) -> bytes:
+    with stub_of(way.server.grpc_target) as stub:
+        return data_of(stub.Fabricate(request))
+
+
 def by_client(way: Way) -> bytes:
     file = BytesIO()
     with Client(way.server.url) as client:
@@ -121,10 +148,21 @@ WAYS: dict[str, Callable[[Way], bytes]] = {
     "REST, safetensors": by_safetensors,
     "REST, registered model": by_registered_model,
     "REST, in two parts": by_resuming,
+    "gRPC": by_grpc,
+    "gRPC, safetensors": by_grpc_safetensors,
+    "gRPC, in two parts": by_grpc_resuming,
     "client": by_client,
     "command line": by_command_line(),
     "command line, server": by_command_line("--url", "{url}"),
 }
+
+
+def check(way_in: Callable[[Way], bytes], way: Way) -> None:
+    data = way_in(way)
+    assert data == by_fabric("numba")(way), "header bytes count too"
+    entry = format_.layout(data)[0][way.known.tensor]
+    elements = way.known.elements(data[entry.begin : entry.end], way.dtype.itemsize)
+    assert hashlib.sha256(elements).hexdigest() == way.known.entry["sha256"][way.dtype]
 
 
 @pytest.mark.parametrize("dtype", DType)
@@ -133,9 +171,39 @@ WAYS: dict[str, Callable[[Way], bytes]] = {
 def test_every_way_in_gives_the_same_bytes(
     way_in: Callable[[Way], bytes], known: KnownFile, dtype: DType, server: Server, tmp_path: Path
 ) -> None:
-    way = Way(known, dtype, server, tmp_path)
-    data = way_in(way)
-    assert data == by_fabric("numba")(way), "header bytes count too"
-    entry = format_.layout(data)[0][known.tensor]
-    elements = known.elements(data[entry.begin : entry.end], dtype.itemsize)
-    assert hashlib.sha256(elements).hexdigest() == known.entry["sha256"][dtype]
+    check(way_in, Way(known, dtype, server, tmp_path))
+
+
+@pytest.fixture(scope="module", params=["1 worker", "2 workers", "1 worker under load", "2 workers under load"])
+def busy(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Server]]:
+    """A server for each residency, with so many workers, alone or while bulk streams are drained all the time."""
+    workers = int(request.param[0])
+    with ExitStack() as stack:
+        servers: dict[str, Server] = {}
+
+        def server_of(residency: str) -> Server:
+            if residency not in servers:
+                folder = tmp_path_factory.mktemp("busy") / "data"
+                servers[residency] = stack.enter_context(running_server(folder, workers=workers, residency=residency))
+                if request.param.endswith("load"):
+                    for seed in range(3):
+                        stack.enter_context(Reader(servers[residency], bulk(1 << 17, r=2 + 20 * seed, seed=seed)))
+            return servers[residency]
+
+        yield server_of
+
+
+NETWORK_WAYS = ("REST, JSON", "REST, safetensors", "REST, in two parts", "gRPC", "gRPC, in two parts")
+
+
+@pytest.mark.parametrize("residency", ["virtual", "resident"])
+@pytest.mark.parametrize("way_in", NETWORK_WAYS)
+def test_every_kind_of_server_gives_the_same_bytes_at_once(
+    way_in: str, residency: str, busy: Callable[[str], Server], tmp_path: Path
+) -> None:
+    """All known files in all dtypes, twice each and many at the same time, so that passes are shared and T's filled."""
+    server = busy(residency)
+    ways = [Way(known, dtype, server, tmp_path) for known in KNOWN_FILES for dtype in DType] * 2
+    with ThreadPoolExecutor(8) as pool:
+        for _ in pool.map(lambda way: check(WAYS[way_in], way), ways):
+            pass

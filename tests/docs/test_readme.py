@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import safetensors.torch
+import torch
 from support.server import Server
 from weightloom.requests.json_form import ByModel, Inline
 
@@ -33,9 +35,13 @@ def test_every_command_and_program_of_the_readme_works(server: Server, tmp_path:
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     for script in blocks("bash"):
         shell(script.replace("http://localhost:8000", server.url), tmp_path)
-    (program,) = blocks("python")
-    shown = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert "layers.0.weight (64, 32) torch.float32" in shown.stdout
+    shown = ""
+    for program in blocks("python"):
+        command = [sys.executable, "-c", program.replace("localhost:50051", server.grpc_target)]
+        shown += subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    assert "layers.0.weight (64, 32) torch.float32" in shown
+    tensors = safetensors.torch.load_file(tmp_path / "mlp-bf16.safetensors")
+    assert tensors["layers.0.weight"].dtype == torch.bfloat16
     assert (tmp_path / "W.png").stat().st_size > 10_000
     server.request("DELETE", "/v1/models/demo/mlp")
 

@@ -128,7 +128,8 @@ def test_a_second_signal_ends_at_once(tmp_path: Path, workers: int, number: sign
 
 def start_in_vain(**settings: object) -> str:
     """What a server that cannot start says."""
-    environment = os.environ | {f"WEIGHTLOOM_{name.upper()}": str(value) for name, value in settings.items()}
+    named = {"grpc_port": 0, **settings}
+    environment = os.environ | {f"WEIGHTLOOM_{name.upper()}": str(value) for name, value in named.items()}
     command = [sys.executable, "-m", "weightloom", "serve", "--log-level", "warning"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 1

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from typing import Any, Self
+from typing import Any
 
 from support.server import Server
-from support.streams import BareClient, bulk, local_hash
+from support.streams import BareClient, Reader, bulk, local_hash
 
 MIB = 1 << 20
 
@@ -68,29 +67,6 @@ def test_small_requests_are_answered_beside_bulk_streams(server: Server) -> None
             assert hashlib.sha256(server.post_json("/fabricate", small).data).hexdigest() == local_hash(small)
             assert hashlib.sha256(server.post_json("/fabricate", medium).data).hexdigest() == local_hash(medium)
         assert all(reader.is_alive() and reader.bytes for reader in readers), "the bulk streams were running and moving"
-
-
-class Reader(threading.Thread):
-    """Drains a bulk stream for as long as the context is open."""
-
-    def __init__(self, server: Server, request: dict[str, Any]) -> None:
-        super().__init__()
-        self.client, self.bytes, self.stopped = BareClient(server.url, request), 0, False
-
-    def run(self) -> None:
-        for data in self.client.read():
-            self.bytes += len(data)
-            if self.stopped:
-                return
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.stopped = True
-        self.join()
-        self.client.close()
 
 
 def test_streams_side_by_side_do_not_mix_their_bytes(server: Server) -> None:

@@ -17,15 +17,17 @@ from typing import Any
 
 import urllib3
 
+URL, GRPC_TARGET = r"http://127\.0\.0\.1:\d+", r"(?<=grpc://)127\.0\.0\.1:\d+"
 HTTP = urllib3.PoolManager(retries=False, timeout=60)
 
 
 @dataclass
 class Server:
-    """A server that runs; ``url`` has no slash at its end."""
+    """A server that runs; ``url`` has no slash at its end, ``grpc_target`` is what gRPC clients take."""
 
     process: subprocess.Popen[bytes]
     url: str
+    grpc_target: str
     data_dir: Path
     log: Path
 
@@ -71,20 +73,22 @@ class Server:
 
 @contextmanager
 def running_server(data_dir: Path, *, workers: int = 1, **settings: object) -> Iterator[Server]:
-    """``weightloom serve`` on a free port, ready, its ``workers`` started; killed at the end if it still runs."""
+    """``weightloom serve`` on free ports, ready, its ``workers`` started; killed at the end if it still runs."""
     log = data_dir.parent / f"{data_dir.name}.log"
     named = {"workers": workers, **settings}
     environment = os.environ | {f"WEIGHTLOOM_{name.upper()}": str(value) for name, value in named.items()}
-    command = [sys.executable, "-m", "weightloom", "serve", "--port", "0", "--data-dir", str(data_dir)]
+    command = [sys.executable, "-m", "weightloom", "serve", "--data-dir", str(data_dir), "--port", "0"]
+    command += ["--grpc-port", "0"]
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
     try:
-        server = Server(process, _url(process, log), data_dir, log)
+        url, grpc_target = (_wait_for(text, process, log) for text in (URL, GRPC_TARGET))
+        server = Server(process, url, grpc_target, data_dir, log)
         _wait_until_ready(server, workers)
         yield server
     finally:
         if process.poll() is None:
-            Server(process, "", data_dir, log).kill()
+            Server(process, "", "", data_dir, log).kill()
 
 
 def is_running(pid: int) -> bool:
@@ -104,9 +108,10 @@ def wait_until(is_so: Callable[[], object]) -> None:
     raise AssertionError("what was waited for did not come")
 
 
-def _url(process: subprocess.Popen[bytes], log: Path) -> str:
+def _wait_for(text: str, process: subprocess.Popen[bytes], log: Path) -> str:
+    """The first part of the log that matches the regular expression ``text``."""
     for _ in range(1200):
-        if found := re.search(r"http://127\.0\.0\.1:\d+", log.read_text()):
+        if found := re.search(text, log.read_text()):
             return found[0]
         if process.poll() is not None:
             break

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import socket
+import threading
 from collections.abc import Iterator
 from typing import Any, Self
 from urllib.parse import urlparse
 
 import numpy as np
+from support.server import Server
 from weightloom.fabric import ModelSpec, VirtualFile
 
 CHUNK = 1 << 20
@@ -89,3 +91,27 @@ class BareClient:
     def close(self) -> None:
         """Go away, whatever is still to come."""
         self.socket.close()
+
+
+class Reader(threading.Thread):
+    """Drains a bulk stream for as long as the context is open."""
+
+    def __init__(self, server: Server, request: dict[str, Any]) -> None:
+        super().__init__()
+        self.client, self.bytes, self.stopped = BareClient(server.url, request), 0, False
+
+    def run(self) -> None:
+        """Until the context is left."""
+        for data in self.client.read():
+            self.bytes += len(data)
+            if self.stopped:
+                return
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stopped = True
+        self.join()
+        self.client.close()

@@ -19,6 +19,7 @@ LAYERS = {
     "engine": {"errors", "fabric", "registry", "requests"},
     "telemetry": {"errors", "engine", "settings"},
     "rest": {"errors", "fabric", "registry", "requests", "engine", "settings", "telemetry"},
+    "rpc": {"errors", "fabric", "registry", "requests", "engine", "settings"},
     "process": {"engine", "rest", "settings"},
     "supervisor": {"settings"},
     "ports": set(),
@@ -56,7 +57,7 @@ def test_the_fabric_and_the_client_import_nothing_heavy() -> None:
 BASE_INSTALL = """
 import sys
 from importlib.machinery import PathFinder
-HIDDEN = {"numba", "fastapi", "starlette", "uvicorn", "uvloop", "pydantic_settings", "torch", "matplotlib"}
+HIDDEN = {"numba", "fastapi", "starlette", "uvicorn", "uvloop", "grpc", "pydantic_settings", "torch", "matplotlib"}
 
 class WithoutExtras(PathFinder):
     @classmethod

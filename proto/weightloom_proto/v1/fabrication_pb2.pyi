@@ -14,10 +14,21 @@ class DType(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     DTYPE_F32: _ClassVar[DType]
     DTYPE_F16: _ClassVar[DType]
     DTYPE_BF16: _ClassVar[DType]
+
+class Residency(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    RESIDENCY_UNSPECIFIED: _ClassVar[Residency]
+    RESIDENCY_VIRTUAL: _ClassVar[Residency]
+    RESIDENCY_RESIDENT: _ClassVar[Residency]
+    RESIDENCY_AUTO: _ClassVar[Residency]
 DTYPE_UNSPECIFIED: DType
 DTYPE_F32: DType
 DTYPE_F16: DType
 DTYPE_BF16: DType
+RESIDENCY_UNSPECIFIED: Residency
+RESIDENCY_VIRTUAL: Residency
+RESIDENCY_RESIDENT: Residency
+RESIDENCY_AUTO: Residency
 
 class FabricateRequest(_message.Message):
     __slots__ = ("model", "spec", "w", "w_safetensors", "dtype", "tensors", "rows", "offset", "length", "if_match")
@@ -132,7 +143,7 @@ class Constant(_message.Message):
     def __init__(self, value: _Optional[str] = ...) -> None: ...
 
 class Model(_message.Message):
-    __slots__ = ("spec", "digest", "generator", "created_at", "description", "numel", "w_numbers")
+    __slots__ = ("spec", "digest", "generator", "created_at", "description", "numel", "w_numbers", "residency", "resident_bytes", "t_bytes")
     SPEC_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     GENERATOR_FIELD_NUMBER: _ClassVar[int]
@@ -140,6 +151,9 @@ class Model(_message.Message):
     DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
     NUMEL_FIELD_NUMBER: _ClassVar[int]
     W_NUMBERS_FIELD_NUMBER: _ClassVar[int]
+    RESIDENCY_FIELD_NUMBER: _ClassVar[int]
+    RESIDENT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    T_BYTES_FIELD_NUMBER: _ClassVar[int]
     spec: ModelSpec
     digest: str
     generator: str
@@ -147,7 +161,10 @@ class Model(_message.Message):
     description: str
     numel: str
     w_numbers: str
-    def __init__(self, spec: _Optional[_Union[ModelSpec, _Mapping]] = ..., digest: _Optional[str] = ..., generator: _Optional[str] = ..., created_at: _Optional[str] = ..., description: _Optional[str] = ..., numel: _Optional[str] = ..., w_numbers: _Optional[str] = ...) -> None: ...
+    residency: Residency
+    resident_bytes: int
+    t_bytes: str
+    def __init__(self, spec: _Optional[_Union[ModelSpec, _Mapping]] = ..., digest: _Optional[str] = ..., generator: _Optional[str] = ..., created_at: _Optional[str] = ..., description: _Optional[str] = ..., numel: _Optional[str] = ..., w_numbers: _Optional[str] = ..., residency: _Optional[_Union[Residency, str]] = ..., resident_bytes: _Optional[int] = ..., t_bytes: _Optional[str] = ...) -> None: ...
 
 class ModelSummary(_message.Message):
     __slots__ = ("name", "digest", "tensors", "numel", "w_numbers", "created_at")
@@ -198,3 +215,11 @@ class DeleteModelRequest(_message.Message):
     NAME_FIELD_NUMBER: _ClassVar[int]
     name: str
     def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class SetResidencyRequest(_message.Message):
+    __slots__ = ("name", "residency")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    RESIDENCY_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    residency: Residency
+    def __init__(self, name: _Optional[str] = ..., residency: _Optional[_Union[Residency, str]] = ...) -> None: ...

@@ -60,6 +60,11 @@ class FabricationServiceStub(object):
                 request_serializer=weightloom__proto_dot_v1_dot_fabrication__pb2.DeleteModelRequest.SerializeToString,
                 response_deserializer=google_dot_protobuf_dot_empty__pb2.Empty.FromString,
                 _registered_method=True)
+        self.SetResidency = channel.unary_unary(
+                '/weightloom.v1.FabricationService/SetResidency',
+                request_serializer=weightloom__proto_dot_v1_dot_fabrication__pb2.SetResidencyRequest.SerializeToString,
+                response_deserializer=weightloom__proto_dot_v1_dot_fabrication__pb2.Model.FromString,
+                _registered_method=True)
 
 
 class FabricationServiceServicer(object):
@@ -97,6 +102,13 @@ class FabricationServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetResidency(self, request, context):
+        """Says what becomes of a model's T from now on: warms it or unloads it, in all workers.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_FabricationServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -124,6 +136,11 @@ def add_FabricationServiceServicer_to_server(servicer, server):
                     servicer.DeleteModel,
                     request_deserializer=weightloom__proto_dot_v1_dot_fabrication__pb2.DeleteModelRequest.FromString,
                     response_serializer=google_dot_protobuf_dot_empty__pb2.Empty.SerializeToString,
+            ),
+            'SetResidency': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetResidency,
+                    request_deserializer=weightloom__proto_dot_v1_dot_fabrication__pb2.SetResidencyRequest.FromString,
+                    response_serializer=weightloom__proto_dot_v1_dot_fabrication__pb2.Model.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -261,6 +278,33 @@ class FabricationService(object):
             '/weightloom.v1.FabricationService/DeleteModel',
             weightloom__proto_dot_v1_dot_fabrication__pb2.DeleteModelRequest.SerializeToString,
             google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetResidency(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/weightloom.v1.FabricationService/SetResidency',
+            weightloom__proto_dot_v1_dot_fabrication__pb2.SetResidencyRequest.SerializeToString,
+            weightloom__proto_dot_v1_dot_fabrication__pb2.Model.FromString,
             options,
             channel_credentials,
             insecure,

@@ -21,7 +21,7 @@ def serve_command() -> Callable[..., None]:
         return _missing
 
     def serve(**options: Any) -> None:
-        """Serve over REST until SIGTERM or Ctrl-C; running streams are finished first."""
+        """Serve over REST and gRPC until SIGTERM or Ctrl-C; running streams are finished first."""
         from weightloom.main import serve as run
 
         try:
@@ -41,7 +41,7 @@ def serve_command() -> Callable[..., None]:
 
 
 def _missing() -> None:
-    """Serve over REST (needs the server's packages: pip install 'weightloom[server]')."""
+    """Serve over REST and gRPC (needs the server's packages: pip install 'weightloom[server]')."""
     raise typer.BadParameter("the server's packages are not installed: pip install 'weightloom[server]'")
 
 

@@ -5,5 +5,15 @@ from weightloom.engine.engine import Engine, Fabrication
 from weightloom.engine.factors import Residency
 from weightloom.engine.limits import EngineLimits
 from weightloom.engine.observer import Observer
+from weightloom.engine.residency import ResidencyStatus
 
-__all__ = ["Call", "Engine", "EngineLimits", "Fabrication", "Observer", "Residency", "current_request_id"]
+__all__ = [
+    "Call",
+    "Engine",
+    "EngineLimits",
+    "Fabrication",
+    "Observer",
+    "Residency",
+    "ResidencyStatus",
+    "current_request_id",
+]

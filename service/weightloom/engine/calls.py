@@ -82,7 +82,13 @@ class Call:
         if isinstance(error, WeightloomError):
             self.code = error.code
         else:
-            self.code = "cancelled" if isinstance(error, asyncio.CancelledError) else "internal"
+            self.code = self._cancelled if isinstance(error, asyncio.CancelledError) else "internal"
+
+    @property
+    def _cancelled(self) -> str:
+        """gRPC cancels a call whose deadline passes."""
+        late = self.deadline is not None and time.perf_counter() >= self.deadline
+        return "deadline_exceeded" if late else "cancelled"
 
     @property
     def remaining(self) -> float | None:

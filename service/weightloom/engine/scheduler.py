@@ -1,8 +1,10 @@
 """Worker threads that make tiles: fairly between streams, and together what wants the same rows of the same tensor.
 
 A worker takes the first tile of the stream whose turn it is, and every waiting tile of other streams that has the same
-key: they are made in one pass. There is no timer and nobody waits for company; passes grow by themselves with the load,
-and since all the streams that a pass has served go to the end of the round, streams that start together march together.
+key: they are made in one pass. There is no timer and no worker waits for company; passes grow by themselves with the
+load. All streams that a pass has served go to the end of the round. A stream whose turn it is gives it, for a while, to
+one that is some tiles behind it over the same T: so streams that start together march together, and find each other
+again when readers of different speed have drawn them apart.
 """
 
 from __future__ import annotations
@@ -22,12 +24,14 @@ import numpy.typing as npt
 from weightloom.engine.buffers import TileBuffers
 from weightloom.engine.observer import Observer
 from weightloom.fabric import VirtualFile
+from weightloom.fabric.layout import TileKey
 from weightloom.fabric.passes import Piece, weave
 
 __all__ = ["Tile", "TileScheduler"]
 
 WORKER_NICENESS = 5
 PASS_TILES = 32  # so that no pass keeps a worker for longer than some 8 ms
+CATCH_UP_TILES, CATCH_UP_TURNS = 64, 64  # who is further behind is on its own; nobody waits for others for ever
 
 
 class Tile(Protocol):
@@ -50,8 +54,8 @@ class Tile(Protocol):
         """Behind the last byte."""
 
     @property
-    def key(self) -> Hashable:
-        """See ``FileLayout.tile_key``."""
+    def key(self) -> TileKey:
+        """Equal for tiles that can be made in one pass."""
 
     def begin(self) -> None:
         """A worker has taken it."""
@@ -69,7 +73,8 @@ class TileScheduler:
     def __init__(self, threads: int, buffers: TileBuffers, observer: Observer) -> None:
         self._buffers, self._observer = buffers, observer
         self._queues: OrderedDict[Hashable, deque[Tile]] = OrderedDict()
-        self._same: dict[Hashable, list[Tile]] = {}
+        self._same: dict[TileKey, list[Tile]] = {}
+        self._given_away: dict[Hashable, int] = {}  # turns, by stream, since it was served
         self._changed = threading.Condition()
         self._closed = False
         self._threads = [
@@ -88,6 +93,7 @@ class TileScheduler:
     def forget(self, stream: Hashable) -> None:
         """Drop the tiles of a stream that have not begun."""
         with self._changed:
+            self._given_away.pop(stream, None)
             for tile in self._queues.pop(stream, ()):
                 self._without(tile)
 
@@ -103,6 +109,7 @@ class TileScheduler:
             self._closed = True
             self._queues.clear()
             self._same.clear()
+            self._given_away.clear()
             self._changed.notify_all()
         for thread in self._threads:
             thread.join()
@@ -119,7 +126,7 @@ class TileScheduler:
             self._changed.wait_for(lambda: self._closed or bool(self._queues))
             if self._closed:
                 return []
-            first = next(iter(self._queues.values()))[0]
+            first = self._behind(next(iter(self._queues.values()))[0])
             tiles = self._same[first.key][:PASS_TILES]
             if first not in tiles:
                 tiles[-1] = first
@@ -127,7 +134,22 @@ class TileScheduler:
                 self._take(tile)
         return tiles
 
+    def _behind(self, tile: Tile) -> Tile:
+        """The tile whose turn it is, or the first one of a stream that should catch up with it."""
+        given_away = self._given_away.get(tile.stream, 0)
+        if given_away >= CATCH_UP_TURNS:
+            return tile
+        (what, position, count), behind = tile.key, tile
+        for queue in self._queues.values():
+            key = queue[0].key
+            if key[0] == what and position - CATCH_UP_TILES * count <= key[1] < behind.key[1]:
+                behind = queue[0]
+        if behind is not tile:
+            self._given_away[tile.stream] = given_away + 1
+        return behind
+
     def _take(self, tile: Tile) -> None:
+        self._given_away.pop(tile.stream, None)
         queue = self._queues[tile.stream]
         queue.remove(tile)
         if queue:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Self
@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from weightloom.engine.scheduler import TileScheduler
 from weightloom.fabric import VirtualFile
+from weightloom.fabric.layout import TileKey
 
 __all__ = ["TileStream"]
 
@@ -92,7 +93,7 @@ class _Tile:
     file: VirtualFile
     start: int
     stop: int
-    key: Hashable
+    key: TileKey
     future: asyncio.Future[memoryview]
 
     def begin(self) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from bisect import bisect_right
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -18,13 +18,13 @@ from weightloom.errors import InvalidSelection
 from weightloom.fabric.cache import BoundedCache
 from weightloom.fabric.dtypes import DType
 from weightloom.fabric.safetensors import build_header
-from weightloom.fabric.sections import TILE_PREPARATION, HeaderSection, Section, TensorSection
+from weightloom.fabric.sections import TILE_PREPARATION, HeaderSection, Section, TensorSection, TileKey
 from weightloom.fabric.selection import Selected, select
 from weightloom.fabric.spec import ModelSpec
 from weightloom.fabric.streams import GENERATOR
 from weightloom.fabric.vectors import check_missing, check_shapes
 
-__all__ = ["TILE_BYTES", "FileLayout", "lay_out"]
+__all__ = ["TILE_BYTES", "FileLayout", "TileKey", "lay_out"]
 
 TILE_BYTES = 1 << 20
 TILE_SECTIONS = 256  # so that a model of very many tiny tensors still makes short tiles
@@ -114,10 +114,13 @@ class FileLayout:
             position = section.stop
         return position
 
-    def tile_key(self, start: int, stop: int) -> Hashable:
-        """Tiles of equal keys can be made in one pass: they want the same rows of the same tensor."""
+    def tile_key(self, start: int, stop: int) -> TileKey:
+        """Tiles of equal keys can be made in one pass: they want the same rows of the same tensor.
+
+        A key is what is wanted of, where it begins, and how much of it.
+        """
         section = self.section_at(start)
-        return section.tile_key(start, stop) if stop <= section.stop else (id(self), start, stop)
+        return section.tile_key(start, stop) if stop <= section.stop else (id(self), start, stop - start)
 
     def section_at(self, offset: int) -> Section:
         """The section that holds byte ``offset``."""

@@ -18,7 +18,7 @@ from weightloom.fabric.factors import Factors
 from weightloom.fabric.passes import Piece, Weaver, weave
 from weightloom.fabric.selection import Selected
 
-__all__ = ["HeaderSection", "Section", "TensorSection"]
+__all__ = ["HeaderSection", "Section", "TensorSection", "TileKey"]
 
 # A tile of many draws per element is made smaller, so that no tile keeps a worker for longer than some 2 ms.
 TILE_DRAWS = 1 << 21
@@ -28,6 +28,7 @@ TILE_PREPARATION = 1 << 24  # multiply-adds that are worth a tile, so that prepa
 MIN_TILE_ELEMENTS = 512  # whole groups of four rows, enough of them to fill the vector units
 
 Bytes = npt.NDArray[np.uint8]
+TileKey = tuple[Hashable, int, int]
 WeaverOf = Callable[["TensorSection", int], Weaver]  # of a section's block of w's by its number
 
 
@@ -59,8 +60,8 @@ class Section(Protocol):
     def pieces(self, offset: int, out: Bytes, weaver_of: WeaverOf) -> list[Piece]:
         """What is to be woven for the ``len(out)`` bytes at ``offset`` (in the file); the rest is written at once."""
 
-    def tile_key(self, start: int, stop: int) -> Hashable:
-        """Equal for tiles, of whatever file, that want the same elements of the same T."""
+    def tile_key(self, start: int, stop: int) -> TileKey:
+        """Equal for tiles, of whatever file, that want the same elements of the same T: T, the first, how many."""
 
 
 @dataclass(frozen=True)
@@ -94,9 +95,9 @@ class HeaderSection:
         out[:] = self._bytes[offset : offset + len(out)]
         return []
 
-    def tile_key(self, start: int, stop: int) -> Hashable:
+    def tile_key(self, start: int, stop: int) -> TileKey:
         """Of no use to others."""
-        return id(self), start, stop
+        return id(self), start, stop - start
 
 
 @dataclass(frozen=True)
@@ -205,10 +206,10 @@ class TensorSection:
         out[:] = cover.view(np.uint8)[offset - self.start - first * size :][: len(out)]
         return []
 
-    def tile_key(self, start: int, stop: int) -> Hashable:
+    def tile_key(self, start: int, stop: int) -> TileKey:
         """By T and the elements of it; files of other selections or dtypes may want the same."""
         if self.factors is None or not self._is_whole(start, stop):
-            return id(self), start, stop
+            return id(self), start, stop - start
         first, last = self._elements(start, stop)
         column, count = first % self.part.count, self.part.count
         return self.factors.key, self.part.start + column, min(last - first, count)

@@ -1,6 +1,7 @@
 """Requests to fabricate, free of any transport, and the two forms in which they come: JSON and safetensors."""
 
-from weightloom.requests.json_form import request_from_json
+from weightloom.requests.etags import check_if_match, names_etag
+from weightloom.requests.json_form import INLINE_NAME, request_from_json
 from weightloom.requests.request import FabricateRequest
 from weightloom.requests.safetensors_form import (
     SPEC_METADATA,
@@ -12,9 +13,12 @@ from weightloom.requests.safetensors_form import (
 )
 
 __all__ = [
+    "INLINE_NAME",
     "SPEC_METADATA",
     "FabricateRequest",
     "RequestOptions",
+    "check_if_match",
+    "names_etag",
     "options_from_query",
     "parse_rows",
     "request_from_json",

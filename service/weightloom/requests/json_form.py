@@ -16,9 +16,10 @@ from weightloom.fabric.spec import ModelName, ModelSpec, Seed, Tensors, violatio
 from weightloom.fabric.vectors import nearest_float32, needs_exact_text
 from weightloom.requests.request import FabricateRequest
 
-__all__ = ["ByModel", "Inline", "request_from_json"]
+__all__ = ["INLINE_NAME", "ByModel", "Inline", "request_from_json"]
 
 W_TAGS = ("<vector>", "<batch>")
+INLINE_NAME = "inline"
 SPEC_FIELDS = ("name", "seed", "tensors")
 Number = Annotated[float, Field(strict=True)]
 Vector = Annotated[
@@ -59,7 +60,9 @@ class ByModel(Options):
 class Inline(Options):
     """Fabricate without registration: the seed and the tensor specs come with the request."""
 
-    name: ModelName = Field("inline", description="Goes into the file's metadata and the digest, like a model's name.")
+    name: ModelName = Field(
+        INLINE_NAME, description="Goes into the file's metadata and the digest, like a model's name."
+    )
     seed: Seed
     tensors: Tensors
 

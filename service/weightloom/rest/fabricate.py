@@ -13,8 +13,15 @@ from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive, Scope, Send
 
 from weightloom.engine import Call, Engine, Fabrication
-from weightloom.errors import InvalidInput, PreconditionFailed, WeightloomError
-from weightloom.requests import FabricateRequest, options_from_query, request_from_json, request_from_safetensors
+from weightloom.errors import InvalidInput, WeightloomError
+from weightloom.requests import (
+    FabricateRequest,
+    check_if_match,
+    names_etag,
+    options_from_query,
+    request_from_json,
+    request_from_safetensors,
+)
 from weightloom.rest import problems
 from weightloom.rest.body import ClientGoneError, Headers, cancelled_when_gone, read_body
 from weightloom.rest.transport import cut_off
@@ -59,10 +66,9 @@ class FabricateRoute:
         call.expires_in(_timeout(headers))
         fabrication = await self._engine.fabricate(await self._read_request(scope, headers, receive, call))
         etag = fabrication.file.etag
-        if_match, if_none_match = headers.get(b"if-match"), headers.get(b"if-none-match")
-        if if_match and not _names(if_match, etag):
-            raise PreconditionFailed.at("If-Match", if_match, f"{etag}, the ETag of the file that this request makes")
-        if if_none_match and _names(if_none_match.replace("W/", ""), etag):  # a proxy may have weakened it on the way
+        check_if_match(headers.get(b"if-match"), etag, "If-Match")
+        if_none_match = headers.get(b"if-none-match").replace("W/", "")  # a proxy may have weakened it on the way
+        if if_none_match and names_etag(if_none_match, etag):
             await reply.not_modified(etag)
             return
         reply.announce(fabrication)
@@ -175,8 +181,3 @@ def _headers_of_model(name: str, digest: str) -> tuple[tuple[bytes, bytes], ...]
         (b"content-disposition", f'attachment; filename="{file_name}"'.encode()),
         (b"x-weightloom-digest", digest.encode()),
     )
-
-
-def _names(condition: str, etag: str) -> bool:
-    """Whether an If-Match or If-None-Match names this ETag."""
-    return condition.strip() == "*" or etag in (tag.strip() for tag in condition.split(","))

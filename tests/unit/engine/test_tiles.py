@@ -14,7 +14,7 @@ import pytest
 from weightloom.engine import Engine, EngineLimits, Observer
 from weightloom.engine.buffers import TileBuffers
 from weightloom.engine.factors import Residency
-from weightloom.engine.scheduler import PASS_TILES, TileScheduler
+from weightloom.engine.scheduler import CATCH_UP_TILES, CATCH_UP_TURNS, PASS_TILES, TileScheduler
 from weightloom.engine.tiles import TileStream
 from weightloom.fabric import DType, ModelSpec, VirtualFile, load_backend
 from weightloom.registry import SqliteRegistry
@@ -44,7 +44,7 @@ class FakeTile:
     """A tile whose making can be watched and held up; it has no bytes."""
 
     def __init__(self, stream: str, key: Any = None, log: list[str] | None = None) -> None:
-        self.stream, self.key, self.log = stream, key if key is not None else id(self), log
+        self.stream, self.key, self.log = stream, key if isinstance(key, tuple) else (key or id(self), 0, 1), log
         self.start = self.stop = 0
         self.file: Any = SimpleNamespace(pieces=lambda start, out: [])
         self.begun, self.gate, self.ended = threading.Event(), threading.Event(), threading.Event()
@@ -79,7 +79,7 @@ class SlowFile:
         self.size, self.fails_at = 16 * tiles, fails_at
         self.made: list[int] = []
         self.permits = threading.Semaphore(0)
-        self.layout = SimpleNamespace(tile_key=lambda start, stop: (id(self), start))
+        self.layout = SimpleNamespace(tile_key=lambda start, stop: (id(self), start, stop - start))
 
     def next_cut(self, offset: int, tile_bytes: int) -> int:
         return offset // 16 * 16 + 16
@@ -152,6 +152,38 @@ def test_no_pass_grows_beyond_its_bound() -> None:
     assert all(tile.ended.wait(10) for tile in tiles)
     scheduler.close()
     assert counter.passes == [1, PASS_TILES, PASS_TILES, 5]
+
+
+def test_a_turn_is_given_to_a_stream_that_is_a_little_behind() -> None:
+    order: list[str] = []
+    scheduler = new_scheduler()
+    first = hold_up(scheduler)
+    far, near = CATCH_UP_TILES + 1, CATCH_UP_TILES
+    for stream, positions in (("ahead", [far]), ("other", [0]), ("behind", [far - near, far]), ("far", [0])):
+        for position in positions:
+            what = "T2" if stream == "other" else "T"
+            scheduler.submit(FakeTile(stream, (what, position, 1), order))
+    last = FakeTile("last")
+    scheduler.submit(last)
+    first.gate.set()
+    assert last.ended.wait(10)
+    scheduler.close()
+    assert order == ["behind", "ahead", "behind", "other", "far"]
+
+
+def test_turns_are_not_given_away_for_ever() -> None:
+    order: list[str] = []
+    scheduler = new_scheduler()
+    first = hold_up(scheduler)
+    scheduler.submit(FakeTile("ahead", ("T", 10, 1), order))
+    for number in range(2 * CATCH_UP_TURNS):
+        scheduler.submit(FakeTile(f"new {number}", ("T", 9, 1 + number), order))  # never the same tile
+    last = FakeTile("last")
+    scheduler.submit(last)
+    first.gate.set()
+    assert last.ended.wait(10)
+    scheduler.close()
+    assert order.index("ahead") <= CATCH_UP_TURNS
 
 
 @pytest.mark.parametrize("residency", Residency)

@@ -1,0 +1,153 @@
+"""The calls of weightloom.v1.FabricationService: convert, ask the engine, convert back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from typing import TypeVar
+
+import grpc
+import grpc.aio
+from weightloom_proto.v1 import fabrication_pb2 as pb
+
+from weightloom.engine import Call, Engine, Fabrication
+from weightloom.errors import InvalidInput, LimitExceeded
+from weightloom.fabric import ModelSpec
+from weightloom.registry import ModelSummary
+from weightloom.requests import check_if_match
+from weightloom.rpc import convert
+from weightloom.rpc.status import status_of, trailers_of
+
+__all__ = ["SERVICE", "FabricationService"]
+
+SERVICE = pb.DESCRIPTOR.services_by_name["FabricationService"].full_name
+REQUEST_ID, TRACEPARENT = "x-request-id", "traceparent"
+LARGE_MESSAGE_BYTES = 1 << 16  # parsing a longer one takes milliseconds and goes to a thread
+
+T = TypeVar("T")
+
+
+class FabricationService:
+    """Takes and gives serialized messages, so that large ones are parsed off the event loop and chunks copied once."""
+
+    def __init__(self, engine: Engine, max_request_bytes: int, max_page: int) -> None:
+        self._engine, self._max_request_bytes, self._max_page = engine, max_request_bytes, max_page
+
+    def add_to(self, server: grpc.aio.Server) -> None:
+        """Register the calls."""
+        unary = {
+            "CreateModel": self.create_model,
+            "GetModel": self.get_model,
+            "ListModels": self.list_models,
+            "DeleteModel": self.delete_model,
+            "SetResidency": self.set_residency,
+        }
+        handlers = {name: grpc.unary_unary_rpc_method_handler(method) for name, method in unary.items()}
+        # The same on the wire as a unary request, but grpc keeps that, however large it is, until the stream has ended.
+        handlers["Fabricate"] = grpc.stream_stream_rpc_method_handler(self.fabricate)
+        server.add_registered_method_handlers(SERVICE, handlers)
+
+    async def fabricate(self, _: object, context: grpc.aio.ServicerContext) -> None:
+        """FabricateRequest → FabricateChunks."""
+        async with self._call("fabricate", context) as call:
+            request, if_match = await self._read(await self._receive(context, call), convert.fabricate_request)
+            fabrication = await self._engine.fabricate(request)
+            check_if_match(if_match, fabrication.file.etag, "if_match")
+            await fabrication.send(_Reply(context, call, fabrication).write, call)
+
+    async def create_model(self, data: bytes, context: grpc.aio.ServicerContext) -> bytes:
+        """CreateModelRequest → Model."""
+        async with self._unary("create_model", context):
+            spec = await self._read(data, convert.model_to_create)
+            summary, _ = await self._engine.create_model(spec)
+            return await self._model_reply(summary, spec)
+
+    async def get_model(self, data: bytes, context: grpc.aio.ServicerContext) -> bytes:
+        """GetModelRequest → Model."""
+        async with self._unary("get_model", context):
+            name = await self._read(data, convert.name_to_get)
+            return await self._model_reply(*await self._engine.get_model(name))
+
+    async def list_models(self, data: bytes, context: grpc.aio.ServicerContext) -> bytes:
+        """ListModelsRequest → ListModelsResponse."""
+        async with self._unary("list_models", context):
+            after, limit = await self._read(data, partial(convert.list_models_request, max_page=self._max_page))
+            return convert.list_models_reply(await self._engine.list_models(after, limit + 1), limit)
+
+    async def delete_model(self, data: bytes, context: grpc.aio.ServicerContext) -> bytes:
+        """DeleteModelRequest → Empty."""
+        async with self._unary("delete_model", context):
+            await self._engine.delete_model(await self._read(data, convert.name_to_delete))
+            return b""
+
+    async def set_residency(self, data: bytes, context: grpc.aio.ServicerContext) -> bytes:
+        """SetResidencyRequest → Model."""
+        async with self._unary("set_residency", context):
+            name, residency = await self._read(data, convert.residency_request)
+            return await self._model_reply(*await self._engine.set_residency(name, residency))
+
+    async def _model_reply(self, summary: ModelSummary, spec: ModelSpec) -> bytes:
+        status = await asyncio.to_thread(self._engine.residencies.status, summary, spec)
+        return await asyncio.to_thread(convert.model_reply, summary, spec, status)
+
+    @asynccontextmanager
+    async def _unary(self, name: str, context: grpc.aio.ServicerContext) -> AsyncIterator[None]:
+        async with self._call(name, context) as call:
+            yield
+            await _send_request_id(context, call)
+
+    @asynccontextmanager
+    async def _call(self, name: str, context: grpc.aio.ServicerContext) -> AsyncIterator[Call]:
+        """``Engine.call``, whose errors end the RPC with their status."""
+        metadata = dict(context.invocation_metadata())
+        request_id, traceparent = (str(metadata.get(key, "")) for key in (REQUEST_ID, TRACEPARENT))
+        ending = None
+        with self._engine.call("grpc", name, request_id, context.time_remaining(), traceparent) as call:
+            try:
+                yield call
+            except (asyncio.CancelledError, grpc.aio.InternalError) as gone:  # the second: a write that came too late
+                raise asyncio.CancelledError from gone
+            except Exception as error:
+                call.failed(error)
+                status = status_of(error)  # in here, where log lines have the call's id
+                trailers = (*status.trailing_metadata, *trailers_of(error), (REQUEST_ID, call.request_id))
+                ending = status.code, status.details, trailers
+        if ending is not None:
+            with suppress(grpc.aio.InternalError):  # the client has gone meanwhile
+                await context.abort(*ending)
+
+    async def _receive(self, context: grpc.aio.ServicerContext, call: Call) -> bytes:
+        """The one message of the request, which the gate counts."""
+        data: bytes = await context.read()
+        if data is grpc.aio.EOF:
+            raise InvalidInput.at("message", "nothing", "one message")
+        self._engine.admission.hold(call, len(data))
+        return data
+
+    async def _read(self, data: bytes, parse: Callable[[bytes], T]) -> T:
+        if len(data) > self._max_request_bytes:
+            expected = f"at most {self._max_request_bytes} (setting max_request_bytes)"
+            raise LimitExceeded.at("message", f"{len(data)} bytes", expected, code="body_too_large")
+        return await asyncio.to_thread(parse, data) if len(data) > LARGE_MESSAGE_BYTES else parse(data)
+
+
+class _Reply:
+    """The stream of one Fabricate: it begins with the first tile, and not before."""
+
+    def __init__(self, context: grpc.aio.ServicerContext, call: Call, fabrication: Fabrication) -> None:
+        self._context, self._call = context, call
+        self._first = convert.first_fields(fabrication)
+
+    async def write(self, tile: memoryview) -> None:
+        """Send a tile; returns when gRPC has room for the next one."""
+        if self._first:
+            await _send_request_id(self._context, self._call)
+        for chunk in convert.chunks(tile, self._first):
+            await self._context.write(chunk)
+        self._first = b""
+
+
+async def _send_request_id(context: grpc.aio.ServicerContext, call: Call) -> None:
+    await context.send_initial_metadata(((REQUEST_ID, call.request_id),))
