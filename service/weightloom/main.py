@@ -40,13 +40,21 @@ def serve(settings: Settings) -> None:
     """
     configure(settings)
     listener = reserve_port(settings.host, settings.port)
+    grpc = _reserve_shared_port(settings.host, settings.grpc_port)
+    settings = settings.model_copy(update={"grpc_port": grpc.getsockname()[1]})
     url = url_of(listener)
-    if settings.workers > 1:
-        with reserve_port(settings.host, settings.grpc_port, shared=True) as held:  # for gRPC, which binds for itself
-            settings = settings.model_copy(update={"grpc_port": held.getsockname()[1]})
+    with grpc:
+        if settings.workers > 1:
             supervise(settings, listener, lambda: log.info("serving %s (%d workers)", url, settings.workers))
-    else:
-        run(settings, listener, lambda: log.info("serving %s", url))
+        else:
+            run(settings, listener, lambda: log.info("serving %s", url))
+
+
+def _reserve_shared_port(host: str, port: int) -> socket.socket:
+    """For gRPC, which binds for itself, in each worker. Another server that listens there already is noticed."""
+    with reserve_port(host, port) as alone:
+        port = alone.getsockname()[1]
+    return reserve_port(host, port, shared=True)
 
 
 def run(settings: Settings, listener: socket.socket, on_ready: Callable[[], None], lifeline: int | None = None) -> None:
@@ -56,7 +64,7 @@ def run(settings: Settings, listener: socket.socket, on_ready: Callable[[], None
         check_known_answer(engine.backend)
         log.info("the known answer is right; %d threads", settings.threads)
         gc.freeze()  # what is there now stays; the collector need not look at it again and again
-        process = Process(engine, settings, [RpcFront(engine, settings, shared_port=settings.workers > 1)], on_ready)
+        process = Process(engine, settings, [RpcFront(engine, settings, shared_port=True)], on_ready)
         with asyncio.Runner(loop_factory=process.loop_factory) as runner:
             exit_code = runner.run(process.serve(listener, lifeline))
     if exit_code:

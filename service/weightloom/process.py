@@ -29,7 +29,7 @@ class Front(Protocol):
     """A way in beside REST. It lives in the same event loop, and its streams count in ``engine.lifecycle``."""
 
     async def start(self) -> None:
-        """Listen. Raises OSError where that cannot be."""
+        """Listen. Raises Unavailable where that cannot be."""
 
     def drain(self) -> None:
         """Say from now on that the server is not ready; go on serving."""
@@ -69,10 +69,13 @@ class Process:
         house_keeping = asyncio.ensure_future(self._engine.residencies.keep_house())
         try:
             await self._rest.serve(sockets=[listener])
+        except asyncio.CancelledError:
+            self._ends = 0.0
+            raise
         finally:
             house_keeping.cancel()
-        for front in self._fronts:
-            await front.stop(max(0.0, self._ends - asyncio.get_running_loop().time()))
+            for front in self._fronts:
+                await front.stop(max(0.0, self._ends - asyncio.get_running_loop().time()))
 
     @contextmanager
     def _listening_to_signals(self) -> Iterator[None]:
@@ -139,6 +142,7 @@ def _config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
         log_level=settings.log_level,
         log_config=None,
         access_log=False,  # telemetry has one for both fronts
+        lifespan="off",  # nothing to start or end there
         server_header=False,
         proxy_headers=False,  # nothing here depends on who asks
     )

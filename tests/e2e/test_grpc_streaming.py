@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +18,7 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from support.rpc import channel_to, data_of, failure_of, read_failure, request_message, stub_of
-from support.server import Server, running_server
+from support.server import Server, running_server, wait_until
 from support.streams import bulk, local_hash
 from weightloom.rpc.service import SERVICE
 from weightloom_proto.v1 import fabrication_pb2 as pb
@@ -180,14 +178,43 @@ def test_a_stream_that_never_ends_is_cut_after_the_grace(tmp_path: Path) -> None
             list(stream)
 
 
-def test_a_port_that_is_taken_is_told_in_one_line(server: Server, tmp_path: Path) -> None:
-    port = server.grpc_target.rpartition(":")[2]
-    command = [sys.executable, "-m", "weightloom", "serve", "--port", "0", "--grpc-port", port]
-    command += ["--data-dir", str(tmp_path / "data"), "--log-level", "error"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 1
-    assert f"error: gRPC cannot listen on 127.0.0.1:{port} (settings host, grpc_port)" in done.stderr
-    assert "Traceback" not in done.stderr
+def test_two_workers_share_the_port_and_give_the_same_bytes(tmp_path: Path) -> None:
+    request, made = bulk(64), {}
+    with running_server(tmp_path / "data", workers=2) as server:
+
+        def both() -> bool:
+            with stub_of(server.grpc_target) as stub:
+                stream = stub.Fabricate(request_message(request))
+                worker = dict(stream.initial_metadata())["x-request-id"].partition("-")[0]
+                made[worker] = hashlib.sha256(data_of(stream)).hexdigest()
+            return len(made) == 2
+
+        wait_until(both)
+    assert set(made.values()) == {local_hash(request)}
+
+
+def test_while_a_server_drains_it_is_not_serving_but_still_serves(tmp_path: Path) -> None:
+    with running_server(tmp_path / "data", drain_seconds=3) as server, channel_to(server.grpc_target) as channel:
+        watch = HealthStub(channel).Watch(HealthCheckRequest(service=SERVICE))
+        assert next(watch).status == HealthCheckResponse.SERVING
+        server.process.send_signal(signal.SIGTERM)
+        assert next(watch).status == HealthCheckResponse.NOT_SERVING
+        with stub_of(server.grpc_target) as stub:
+            assert data_of(stub.Fabricate(request_message(bulk(300))))
+        assert server.process.wait(30) == 0
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_second_signal_ends_at_once(tmp_path: Path, workers: int) -> None:
+    settings = {"shutdown_seconds": 3600, "workers": workers}
+    with running_server(tmp_path / "data", **settings) as server, stub_of(server.grpc_target) as stub:
+        stream = stub.Fabricate(ENDLESS)
+        next(stream)
+        server.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: server.request("GET", "/readyz").status == 503)
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(30) == 128 + signal.SIGTERM
+    assert "Event loop is closed" not in server.log.read_text(), "gRPC was stopped before its loop"
 
 
 def test_a_peer_that_answers_no_ping_is_dropped(tmp_path: Path) -> None:

@@ -128,7 +128,7 @@ def test_a_second_signal_ends_at_once(tmp_path: Path, workers: int, number: sign
 
 def start_in_vain(**settings: object) -> str:
     """What a server that cannot start says."""
-    named = {"grpc_port": 0, **settings}
+    named = {"port": 0, "grpc_port": 0, **settings}
     environment = os.environ | {f"WEIGHTLOOM_{name.upper()}": str(value) for name, value in named.items()}
     command = [sys.executable, "-m", "weightloom", "serve", "--log-level", "warning"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
@@ -146,8 +146,17 @@ def test_a_data_folder_that_cannot_be_made_is_told_in_one_line(tmp_path: Path, w
 
 
 @both
-def test_a_port_that_is_taken_is_told_in_one_line(tmp_path: Path, workers: int) -> None:
+@pytest.mark.parametrize("setting", ["port", "grpc_port"])
+def test_a_port_that_is_taken_is_told_in_one_line(tmp_path: Path, workers: int, setting: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        told = start_in_vain(data_dir=tmp_path, port=port, workers=workers)
+        told = start_in_vain(**{"data_dir": tmp_path, "workers": workers, setting: port})
+    assert told == f"error: cannot listen on 127.0.0.1:{port}: Address already in use\n"
+
+
+@both
+def test_a_second_server_never_shares_the_grpc_port_of_the_first(tmp_path: Path, workers: int) -> None:
+    with running_server(tmp_path / "first", workers=workers) as server:
+        port = server.grpc_target.rpartition(":")[2]
+        told = start_in_vain(data_dir=tmp_path / "second", workers=workers, grpc_port=port)
     assert told == f"error: cannot listen on 127.0.0.1:{port}: Address already in use\n"
