@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import grpc
 import pytest
 from support.metrics import scrape, value
 from support.server import Server, running_server, wait_until
+from support.streams import BareClient, bulk, post
 from weightloom_proto.v1 import fabrication_pb2 as pb
 from weightloom_proto.v1.fabrication_pb2_grpc import FabricationServiceStub
 
@@ -34,6 +36,10 @@ def shown(server: Server) -> tuple[str, int]:
     return reply["residency"], reply["resident_bytes"]
 
 
+def kept(server: Server) -> float:
+    return value(scrape(server), "factor_store_bytes", store="T")
+
+
 def put(server: Server, body: Any) -> Any:
     return server.request(
         "PUT", "/v1/models/warm/one/residency", json.dumps(body).encode(), content_type="application/json"
@@ -48,7 +54,7 @@ def test_a_model_is_warmed_and_unloaded_and_its_memory_goes_back(server: Server)
     assert put(server, {"residency": "resident"}).status == 200
     wait_until(lambda: shown(server) == ("resident", T_BYTES))
     assert server.memory() - before > 60 * MIB
-    assert value(scrape(server), "factor_store_bytes", store="T") >= T_BYTES
+    assert kept(server) >= T_BYTES
     assert server.post_json("/fabricate", FABRICATE).data == virtual
     assert put(server, {"residency": "virtual"}).status == 200
     wait_until(lambda: shown(server) == ("virtual", 0) and server.memory() - before < 16 * MIB)
@@ -60,7 +66,27 @@ def test_a_deleted_model_leaves_no_memory_behind(server: Server) -> None:
     put(server, {"residency": "resident"})
     wait_until(lambda: shown(server) == ("resident", T_BYTES))
     assert server.request("DELETE", "/v1/models/warm/one").status == 204
-    wait_until(lambda: value(scrape(server), "factor_store_bytes", store="T") == 0)
+    wait_until(lambda: kept(server) == 0)
+
+
+@pytest.mark.parametrize("way", ["unloaded", "deleted"])
+def test_a_stream_that_was_waiting_when_its_model_went_brings_no_memory_back(tmp_path: Path, way: str) -> None:
+    with running_server(tmp_path / "data", residency="virtual", max_streams=1) as server:
+        server.post_json("/v1/models", MODEL)
+        put(server, {"residency": "resident"})
+        wait_until(lambda: kept(server) == T_BYTES)
+        with ExitStack() as stack:
+            with BareClient(server.url, bulk(1 << 18), receive_buffer=65536):
+                waiting = stack.enter_context(post(server.url, FABRICATE, connection="close"))
+                wait_until(lambda: value(scrape(server), "requests_waiting") == 1)
+                if way == "unloaded":
+                    put(server, {"residency": "virtual"})
+                else:
+                    server.request("DELETE", "/v1/models/warm/one")
+                wait_until(lambda: kept(server) == 0)
+            received = sum(map(len, iter(lambda: waiting.recv(MIB), b"")))
+            assert received > 2048 * 2048 * 4
+        wait_until(lambda: kept(server) == 0)
 
 
 def test_it_is_remembered_over_a_restart(server: Server) -> None:

@@ -117,12 +117,12 @@ class Admission:
             place.set_result(None)
 
     async def _wait(self, call: Call, size: int) -> None:
+        patience, remaining = self._limits.max_queue_seconds, call.remaining  # raises where none is left
         place = asyncio.get_running_loop().create_future()
         mine = call, size, place
         self._queue.append(mine)
         self._idle.clear()
         self._tell()
-        patience, remaining = self._limits.max_queue_seconds, call.remaining
         began = time.perf_counter()
         try:
             # (not wait_for: in Python 3.11 it can swallow that the client has gone)

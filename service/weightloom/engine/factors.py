@@ -11,7 +11,6 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Generic, TypeVar
 
@@ -21,9 +20,9 @@ import numpy.typing as npt
 from weightloom.engine.observer import Observer
 from weightloom.engine.shelf import Shelf
 from weightloom.fabric import Backend
-from weightloom.fabric.factors import Factors, KeptFactors, ResidentT
+from weightloom.fabric.factors import Factors, ResidentT
 
-__all__ = ["FactorStore", "Residency"]
+__all__ = ["FactorStore", "FactorView", "Residency"]
 
 REMEMBERED = 1 << 14  # factors whose last request is remembered though they are not kept
 
@@ -49,9 +48,9 @@ class FactorStore:
         self._last_use: OrderedDict[Hashable, int] = OrderedDict()
         self._lock, self._clock = threading.Lock(), 0
 
-    def view(self, residency: Residency) -> KeptFactors:
-        """The store as requests for models of this residency see it."""
-        return _View(self, residency)
+    def view(self, residency: Residency) -> FactorView:
+        """The store as requests for a model of this residency see it."""
+        return FactorView(self, residency)
 
     def expect(self, factors: Factors, residency: Residency) -> None:
         """A request will use these factors: keep their T from now on, or not."""
@@ -103,22 +102,30 @@ class FactorStore:
         self._pqs.clear()
 
 
-@dataclass(frozen=True)
-class _View:
-    store: FactorStore
-    residency: Residency
+class FactorView:
+    """The store as the requests for a model see it. ``become`` holds for those that run, too."""
+
+    def __init__(self, store: FactorStore, residency: Residency) -> None:
+        self._store, self.residency = store, residency
+        self._lock = threading.Lock()
+
+    def become(self, residency: Residency) -> None:
+        """When this returns, nothing is kept any more for a residency that was."""
+        with self._lock:
+            self.residency = residency
 
     def expect(self, factors: Factors) -> None:
         """See ``KeptFactors``."""
-        self.store.expect(factors, self.residency)
+        with self._lock:
+            self._store.expect(factors, self.residency)
 
     def t(self, factors: Factors) -> ResidentT | None:
         """See ``KeptFactors``."""
-        return None if self.residency is Residency.VIRTUAL else self.store.t(factors)
+        return None if self.residency is Residency.VIRTUAL else self._store.t(factors)
 
     def pqs(self, factors: Factors) -> PQS | None:
         """See ``KeptFactors``."""
-        return self.store.pqs(factors)
+        return self._store.pqs(factors)
 
 
 V = TypeVar("V")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from weightloom.engine.factors import FactorStore, Residency
+from weightloom.engine.factors import FactorStore, FactorView, Residency
 from weightloom.engine.limits import EngineLimits
 from weightloom.engine.observer import Observer
 from weightloom.engine.tiles import TileStream
@@ -42,6 +43,12 @@ class ResidencyStatus:
     t_bytes: int
 
 
+@dataclass(frozen=True)
+class _Followed:
+    spec: ModelSpec
+    view: FactorView
+
+
 class Residencies:
     """``read`` opens a stream of a file; warming a model is reading it and throwing it away."""
 
@@ -57,17 +64,33 @@ class Residencies:
         self._budget = limits.factor_bytes if backend.READS_T else 0
         self._store = FactorStore(backend, self._budget, limits.small_factor_bytes, observer)
         self._views = {residency: self._store.view(residency) for residency in Residency}
-        self._followed: OrderedDict[str, ModelSpec] = OrderedDict()
+        self._followed: OrderedDict[str, _Followed] = OrderedDict()
+        self._new: set[str] = set()
+        self._lock = threading.Lock()
         self._wake, self._seen, self._told = asyncio.Event(), NEVER, ""
 
     def kept_for(self, spec: ModelSpec, summary: ModelSummary | None) -> KeptFactors:
         """The factor store as requests for this model see it; ``summary`` is None where it is not registered."""
         residency = self._residency_of(summary)
-        if summary is not None and residency is not Residency.VIRTUAL:
-            self._followed[spec.digest] = spec
+        if summary is None or residency is Residency.VIRTUAL:
+            return self._views[residency]
+        return self._follow(spec, residency)
+
+    def _follow(self, spec: ModelSpec, residency: Residency) -> FactorView:
+        """A view of the model's own, which changes beneath its requests when the registry says so.
+
+        ``residency`` may be old already: what is new here is looked up once more at the next round.
+        """
+        with self._lock:
+            followed = self._followed.get(spec.digest)
+            if followed is None:
+                followed = self._followed[spec.digest] = _Followed(spec, self._store.view(residency))
+                self._new.add(spec.digest)
             if len(self._followed) > FOLLOWED:
                 self._followed.popitem(last=False)
-        return self._views[residency]
+            if followed.view.residency is not residency:
+                followed.view.become(residency)
+        return followed.view
 
     def status(self, summary: ModelSummary, spec: ModelSpec) -> ResidencyStatus:
         """What is kept of a registered model."""
@@ -87,6 +110,7 @@ class Residencies:
             try:
                 done = await self._reconcile()
             except Unavailable as error:
+                self._seen = NEVER
                 log.warning("the factor store cannot follow the registry: %s", error)
             if done:
                 with suppress(TimeoutError):
@@ -97,11 +121,12 @@ class Residencies:
     async def _reconcile(self) -> bool:
         """One look at the registry. False where warming went on for so long that another look is due."""
         version = await asyncio.to_thread(self._registry.version)
-        if version == self._seen:
-            return True
-        for digest, spec in list(self._followed.items()):
+        has_changed = version != self._seen
+        for digest in self._suspects(has_changed):
             if await asyncio.to_thread(self._is_unwanted, digest):
-                await asyncio.to_thread(self._unload, spec)
+                await asyncio.to_thread(self._unload, digest)
+        if not has_changed:
+            return True
         self._seen = version
         if not await self._warm_all():
             self._seen = NEVER
@@ -123,15 +148,25 @@ class Residencies:
                 return False
         return True
 
+    def _suspects(self, all_of_them: bool) -> list[str]:
+        with self._lock:
+            suspects = list(self._followed if all_of_them else self._new)
+            self._new.clear()
+        return suspects
+
     def _is_unwanted(self, digest: str) -> bool:
         try:
             return self._residency_of(self._registry.find(digest)) is Residency.VIRTUAL
         except NotFound:
             return True
 
-    def _unload(self, spec: ModelSpec) -> None:
-        self._followed.pop(spec.digest, None)
-        for factors in _factors_of(spec):
+    def _unload(self, digest: str) -> None:
+        with self._lock:
+            followed = self._followed.pop(digest, None)
+            if followed is None:
+                return
+            followed.view.become(Residency.VIRTUAL)  # streams that run, or wait, must not bring it back
+        for factors in _factors_of(followed.spec):
             self._store.drop(factors)
 
     def _tell_of_no_room(self, spec: ModelSpec) -> None:

@@ -96,6 +96,20 @@ def test_who_waits_too_long_is_told(limits: dict[str, float], timeout: float | N
     assert gate.loads[-1] == (0, 0, 0)
 
 
+def test_who_comes_too_late_takes_no_place_in_the_queue() -> None:
+    gate = Gate(max_streams=1)
+
+    async def test() -> None:
+        with gate.call() as first:
+            await gate.admission.enter(first, 1)
+            with pytest.raises(DeadlineExceeded), gate.call(timeout=-1.0) as late:
+                await gate.admission.enter(late, 1)
+            assert gate.admission.waiting == 0
+
+    run(test)
+    assert gate.loads[-1] == (0, 0, 0)
+
+
 def test_who_goes_away_while_waiting_leaves_no_place_taken() -> None:
     gate = Gate(max_streams=1)
 
