@@ -29,6 +29,4 @@ def _nearest(table: dict[type[WeightloomError], T], one: type[WeightloomError]) 
 REST_TABLE: dict[str, int] = {code: _nearest(REST_STATUS, one) for one in _classes() for code in one.codes} | {
     code: status for status, code in ROUTING_CODES.items()
 }
-RPC_TABLE: dict[str, grpc.StatusCode] = {
-    code: _nearest(RPC_STATUS, one) for one in _classes() for code in one.codes
-}
+RPC_TABLE: dict[str, grpc.StatusCode] = {code: _nearest(RPC_STATUS, one) for one in _classes() for code in one.codes}

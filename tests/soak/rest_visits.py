@@ -108,9 +108,7 @@ async def _take_a_part(visitor: Visitor, order: Order) -> tuple[Head, bytes]:
     return head, bytes(data)
 
 
-async def _take_the_rest(
-    visitor: Visitor, connection: Connection, request_id: str, order: Order, begun: bytes
-) -> None:
+async def _take_the_rest(visitor: Visitor, connection: Connection, request_id: str, order: Order, begun: bytes) -> None:
     whole = hashlib.sha256(begun)
     try:
         head = await connection.head()

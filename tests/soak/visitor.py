@@ -51,9 +51,7 @@ class Visitor:
     async def ask(self, connection: Connection, request: HttpRequest) -> str:
         """Send a request: its id."""
         request_id = self.new_id()
-        await connection.send(
-            request.method, request.target, [*request.headers, (ID, request_id)], request.body
-        )
+        await connection.send(request.method, request.target, [*request.headers, (ID, request_id)], request.body)
         return request_id
 
     def ended(self, request_id: str, ending: str) -> str:
