@@ -4,11 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help install serve test check check-proto bench docs proto
+.PHONY: help install serve test soak check check-proto bench docs proto
 
 help:
 	@echo "make serve    start the server on http://localhost:8000 (settings: docs/settings.md)"
 	@echo "make test     run the tests"
+	@echo "make soak     hundreds of clients of all kinds for minutes (SOAK_SECONDS, SOAK_CLIENTS, SOAK_SEED)"
 	@echo "make check    ruff (lint and format) and mypy --strict"
 	@echo "make bench    measure, each figure as a ratio"
 	@echo "make proto    generate the gRPC stubs anew"
@@ -28,6 +29,13 @@ serve: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/pytest -n 2 --dist loadfile
+
+# The same as the short one in make test, but longer, with more clients, and on two workers as well.
+soak: export SOAK_SECONDS ?= 120
+soak: export SOAK_CLIENTS ?= 300
+soak: export SOAK_WORKERS ?= 1,2
+soak: $(STAMP)
+	$(BIN)/pytest --capture=no tests/soak
 
 check: $(STAMP) check-proto
 	$(BIN)/ruff check .

@@ -8,13 +8,15 @@ from typing import Any
 from soak.forms import HttpRequest
 from soak.ledger import OK
 from soak.menu import VOLATILE, Model
-from soak.visitor import Visitor
+from soak.visitor import ID, Visitor
 from soak.wire import connect
 
 __all__ = ["KEEPER_VISITS", "as_json", "residency_request"]
 
 JSON = (("content-type", "application/json"),)
-MODELS = "/v1/models"
+MODELS = "/v1/models"  # other calls are in no account
+STATUS_PATHS = ("/healthz", "/readyz", "/metrics", "/v1/info")
+GONE = ("model_not_found",)
 
 
 def as_json(model: Model) -> HttpRequest:
@@ -37,13 +39,10 @@ async def _do(visitor: Visitor, request: HttpRequest, *accepted: int, or_codes: 
             if code not in or_codes:
                 visitor.fail(request_id, f"{code} to {request!r:.300}")
             return b""
-        if head.status not in accepted or head.headers.get("x-request-id") != request_id:
+        if head.status not in accepted or head.headers.get(ID) != request_id:
             visitor.fail(request_id, f"{head} to {request!r:.300}")
-        visitor.ended(request_id, OK)
+        visitor.ended(request_id if request.target.startswith(MODELS) else "", OK)
         return await connection.whole_body(head)
-
-
-GONE = ("model_not_found",)
 
 
 async def register(visitor: Visitor) -> None:
@@ -76,7 +75,7 @@ async def look(visitor: Visitor) -> None:
     body = await _do(visitor, HttpRequest("GET", f"{MODELS}/{model.name}"), 200, or_codes=GONE)
     if body and _field(body, "digest") != model.spec.digest:
         visitor.fail(model.name, f"shown as {body[:200]!r}")
-    for path in (f"{MODELS}?limit=3", "/healthz", "/readyz", "/metrics", "/v1/info"):
+    for path in (f"{MODELS}?limit=3", *STATUS_PATHS):
         await _do(visitor, HttpRequest("GET", path), 200)
 
 

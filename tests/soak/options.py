@@ -30,7 +30,7 @@ class SoakOptions:
         """SOAK_SECONDS, SOAK_CLIENTS, SOAK_SEED and SOAK_WORKERS; the defaults are the short form's."""
         seed = os.environ.get("SOAK_SEED") or SystemRandom().randrange(LARGEST_SEED)
         return cls(
-            seconds=float(os.environ.get("SOAK_SECONDS") or 12),
+            seconds=float(os.environ.get("SOAK_SECONDS") or 9),
             clients=int(os.environ.get("SOAK_CLIENTS") or 150),
             seed=int(seed),
             workers=tuple(map(int, (os.environ.get("SOAK_WORKERS") or "1").split(","))),
@@ -39,7 +39,7 @@ class SoakOptions:
     @property
     def warm_up_seconds(self) -> float:
         """Before the first measurement: long enough for pools and caches to reach their size."""
-        return min(15.0, max(6.0, self.seconds / 4))
+        return min(15.0, max(5.0, self.seconds / 4))
 
 
 def narrow_settings() -> dict[str, SettingValue]:
@@ -47,7 +47,7 @@ def narrow_settings() -> dict[str, SettingValue]:
     return {
         "max_streams": 8,
         "max_queued": 16,
-        "max_queue_seconds": 1.5,
+        "max_queue_seconds": 0.5,
         "stall_seconds": STALL_SECONDS,
         "max_bytes_in_flight": 12 * MIB,
         "tile_bytes": MIB // 4,

@@ -12,7 +12,7 @@ from typing import Any
 from support.metrics import scrape, value
 from support.server import Server
 
-__all__ = ["Footprint", "access_lines", "footprint", "log_records", "processes_of", "unrest"]
+__all__ = ["Footprint", "access_codes", "footprint", "log_records", "processes_of", "unrest"]
 
 GAUGES = ("streams_running", "requests_waiting", "bytes_in_flight")
 
@@ -60,6 +60,10 @@ def log_records(server: Server) -> Iterator[dict[str, Any]]:
             yield {"level": "ERROR", "message": f"a line that is not JSON: {line}"}
 
 
-def access_lines(records: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Of calls that have ended, by request id."""
-    return {record["request_id"]: record for record in records if record.get("logger") == "weightloom.access"}
+def access_codes(server: Server) -> dict[str, list[str]]:
+    """How calls ended, by request id: a code for each line of the access log."""
+    codes: dict[str, list[str]] = {}
+    for record in log_records(server):
+        if record.get("logger") == "weightloom.access":
+            codes.setdefault(record["request_id"], []).append(record["code"])
+    return codes

@@ -67,7 +67,7 @@ async def rpc_nonsense(visitor: Visitor) -> None:
         except grpc.aio.AioRpcError as error:
             if error.code() is not UNREAD:
                 visitor.fail(request_id, f"{error}, expected {UNREAD}")
-            visitor.ledger.endings[visitor.behaviour, "unread"] += 1
+            visitor.ended("", UNREAD.name)
 
 
 async def _expect(visitor: Visitor, fabricate: Any, code: str, data: bytes) -> None:
@@ -87,7 +87,7 @@ async def _drain(call: Any) -> None:
 
 
 async def rpc_keep(visitor: Visitor) -> None:
-    """Register a model, look at it, list some, and now and then delete it."""
+    """Register a model, look at it, list some, say what is kept of it, and now and then delete it."""
     model = visitor.rng.choice(VOLATILE)
     spec = spec_message(model.spec.model_dump(mode="json"))
     async with stub_to(visitor) as stub:
@@ -96,6 +96,9 @@ async def rpc_keep(visitor: Visitor) -> None:
             visitor.fail(model.name, f"registered as {made}")
         await _ask(visitor, stub.GetModel, pb.GetModelRequest(name=model.name), "model_not_found")
         await _ask(visitor, stub.ListModels, pb.ListModelsRequest(limit=3))
+        residency = visitor.rng.choice([pb.RESIDENCY_RESIDENT, pb.RESIDENCY_AUTO, pb.RESIDENCY_VIRTUAL])
+        wanted = pb.SetResidencyRequest(name=model.name, residency=residency)
+        await _ask(visitor, stub.SetResidency, wanted, "model_not_found")
         if visitor.rng.random() < 0.5:
             await _ask(visitor, stub.DeleteModel, pb.DeleteModelRequest(name=model.name), "model_not_found")
 

@@ -12,7 +12,7 @@ import grpc
 import grpc.aio
 from soak.codes import RPC_TABLE
 from soak.forms import RPC_FORMS, message, resumed
-from soak.ledger import CUT, LEFT, OK
+from soak.ledger import GAVE_UP, LEFT, OK
 from soak.menu import Order
 from soak.options import STALL_SECONDS
 from soak.visitor import BULK, ID, RETRY, SMALL, Visitor
@@ -99,7 +99,7 @@ async def failed(visitor: Visitor, request_id: str, error: grpc.aio.AioRpcError)
     """Hold an error against the table: its code."""
     failure = await asyncio.to_thread(read_failure, error)
     if not failure.reason and error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return visitor.ended(request_id, CUT)  # gRPC itself was faster with the client's own deadline
+        return visitor.ended(request_id, GAVE_UP)  # gRPC in this process noticed first
     told = (failure.status, failure.domain, failure.trailers.get(ID))
     expected = (RPC_TABLE.get(failure.reason), "weightloom", request_id)
     if told != expected or failure.reason == "internal":

@@ -25,7 +25,7 @@ def bulk(side: int, *, r: int = 2, seed: int = 1) -> dict[str, Any]:
 
 def local_hash(request: dict[str, Any]) -> str:
     """SHA-256 of the file, made in this process."""
-    spec = ModelSpec.from_value({"name": "inline", "seed": request["seed"], "tensors": request["tensors"]})
+    spec = ModelSpec.from_value({"name": "inline"} | {key: request[key] for key in request if key != "w"})
     file, digest = VirtualFile(spec, {name: np.array(w) for name, w in request["w"].items()}), hashlib.sha256()
     for offset in range(0, file.size, CHUNK):
         digest.update(file.read(offset, min(CHUNK, file.size - offset)))
