@@ -45,7 +45,8 @@ app.command("inspect")(inspect.inspect)
 
 def main() -> None:
     """Run the command line; errors of the product go to stderr in one line each, with exit code 1."""
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that half-written files go
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, frame: sys.exit(128 + number))  # so that half-written files go
     try:
         app()
     except (WeightloomError, WeightloomClientError, OSError) as error:

@@ -11,7 +11,7 @@ import typer
 from weightloom_client import Client
 
 from weightloom.cli import options
-from weightloom.cli.output import OnProgress, console, progress_bar, whole_file
+from weightloom.cli.output import OnProgress, console, progress_bar, until_stopped, whole_file
 from weightloom.engine import Engine
 from weightloom.requests import FabricateRequest, request_to_safetensors
 
@@ -39,7 +39,7 @@ def fabricate(
                 client.fabricate_to(file, *request_to_safetensors(wanted), progress)
         else:
             with options.engine_for(wanted, data_dir) as engine:
-                asyncio.run(_weave(engine, wanted, file, progress))
+                asyncio.run(until_stopped(_weave(engine, wanted, file, progress)))
     console(stderr=True).print(f"{output}: {output.stat().st_size:,} bytes")
 
 
