@@ -66,7 +66,7 @@ class Process:
     async def _serve_all(self, listener: socket.socket) -> None:
         for front in self._fronts:
             await front.start()
-        house_keeping = asyncio.ensure_future(self._engine.residencies.keep_house())
+        house_keeping = asyncio.ensure_future(self._engine.housekeeping.run())
         try:
             await self._rest.serve(sockets=[listener])
         except asyncio.CancelledError:

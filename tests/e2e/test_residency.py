@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -132,3 +133,29 @@ def test_a_wrong_residency_is_told(server: Server, body: Any) -> None:
     reply = put(server, body)
     assert (reply.status, reply.json()["code"]) == (422, "invalid_request")
     assert reply.json()["errors"]
+
+
+def test_warming_can_be_called_off(tmp_path: Path) -> None:
+    large = MODEL | {"tensors": [{"name": "t", "shape": [4096, 4096], "l": 4, "r": 16}]}  # T takes 1 GiB
+    with running_server(tmp_path / "data", residency="virtual", factor_bytes=2 << 30, threads=1) as server:
+        server.post_json("/v1/models", large)
+        before = server.memory()
+        put(server, {"residency": "resident"})
+        wait_until(lambda: server.request("GET", "/v1/models/warm/one").json()["resident_bytes"] > 0)
+        put(server, {"residency": "virtual"})
+        wait_until(lambda: server.request("GET", "/v1/models/warm/one").json()["resident_bytes"] == 0)
+        wait_until(lambda: server.memory() - before < 64 * MIB)
+
+
+def test_models_that_do_not_fit_together_are_told_and_the_first_one_stays(tmp_path: Path) -> None:
+    with running_server(tmp_path / "data", residency="virtual", factor_bytes=T_BYTES + 100) as server:
+        for seed, name in enumerate(("warm/one", "warm/two")):
+            assert server.post_json("/v1/models", MODEL | {"name": name, "seed": seed}).status == 201
+            path = f"/v1/models/{name}/residency"
+            server.request("PUT", path, b'{"residency": "resident"}', content_type="application/json")
+        wait_until(lambda: "warm/two is to be resident, but does not fit into factor_bytes" in server.log.read_text())
+        wait_until(lambda: shown(server) == ("resident", T_BYTES))
+        server.post_json("/v1/models", MODEL | {"name": "another", "seed": 9})  # the registry changes: another look
+        wait_until(lambda: server.request("GET", "/v1/models/another").status == 200)
+        time.sleep(1.5)
+        assert server.log.read_text().count("does not fit") == 1

@@ -15,6 +15,7 @@ from weightloom.engine.buffers import TileBuffers
 from weightloom.engine.calls import Call
 from weightloom.engine.delivery import deliver, deliver_one
 from weightloom.engine.factors import Residency
+from weightloom.engine.housekeeping import HouseKeeping
 from weightloom.engine.known_answer import check_known_answer
 from weightloom.engine.lifecycle import Lifecycle
 from weightloom.engine.limits import EngineLimits
@@ -35,7 +36,7 @@ KEPT_TILES = 32  # blocks of memory that lie ready for reuse while there is some
 Write = Callable[[memoryview], Awaitable[None]]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Fabrication:
     """A file, and the bytes of it that were asked for. Nothing is made until it is read."""
 
@@ -91,7 +92,8 @@ class Engine:
         self._writes = Turns()
         self._buffers = TileBuffers(limits.tile_bytes, kept=max(KEPT_TILES, limits.threads + limits.tile_window))
         self._scheduler = TileScheduler(limits.threads, self._buffers, self.observer)
-        self.residencies = Residencies(registry, backend, limits, self.observer, self._read)
+        self.residencies = Residencies(registry, backend, limits, self.observer)
+        self.housekeeping = HouseKeeping(registry, self.residencies, backend, self._read)
         self._planner = Planner(registry, backend, limits, self.residencies.kept_for)
 
     def call(
@@ -116,13 +118,13 @@ class Engine:
     async def set_residency(self, name_or_digest: str, residency: Residency | None) -> tuple[ModelSummary, ModelSpec]:
         """Say what becomes of a model's T, for all workers and from now on. Raises NotFound, Unavailable."""
         await self._writes.run(self.registry.set_residency, name_or_digest, residency)
-        self.residencies.reconcile_soon()
+        self.housekeeping.look_soon()
         return await self.get_model(name_or_digest)
 
     async def delete_model(self, name_or_digest: str) -> None:
         """Forget a model; streams of it that run go on. Raises NotFound, Unavailable."""
         await self._writes.run(self.registry.delete, name_or_digest)
-        self.residencies.reconcile_soon()
+        self.housekeeping.look_soon()
 
     async def fabricate(self, request: FabricateRequest) -> Fabrication:
         """Check a request whole and lay out its file; the first byte is made when the result is read.

@@ -8,6 +8,7 @@ and always kept, within a budget of their own. All bits are the same either way.
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
@@ -45,8 +46,8 @@ class FactorStore:
         self._backend = backend
         self._t: Shelf[ResidentT] = Shelf("T", t_budget, observer)
         self._pqs: Shelf[_Once[PQS]] = Shelf("PQS", pqs_budget, observer)
-        self._last_use: OrderedDict[Hashable, int] = OrderedDict()
-        self._lock, self._clock = threading.Lock(), 0
+        self._last_use: OrderedDict[Hashable, int] = OrderedDict()  # of T's that are not kept
+        self._lock, self._now = threading.Lock(), itertools.count(1).__next__
 
     def view(self, residency: Residency) -> FactorView:
         """The store as requests for a model of this residency see it."""
@@ -54,19 +55,19 @@ class FactorStore:
 
     def expect(self, factors: Factors, residency: Residency) -> None:
         """A request will use these factors: keep their T from now on, or not."""
+        now = self._now()
+        if residency is Residency.VIRTUAL or self._t.use(factors.key, now) is not None:
+            return
         with self._lock:
-            self._clock += 1
             last_use = self._last_use.pop(factors.key, None)
-            self._last_use[factors.key] = self._clock
+            self._last_use[factors.key] = now
             if len(self._last_use) > REMEMBERED:
                 self._last_use.popitem(last=False)
-        if residency is Residency.VIRTUAL or self._t.use(factors.key, self._clock) is not None:
-            return
         size = ResidentT.size_of(factors)
         if residency is Residency.RESIDENT:
-            self._t.add(factors.key, size, self._clock, lambda: ResidentT(factors))
+            self._t.add(factors.key, size, now, lambda: ResidentT(factors))
         elif last_use is not None:  # its second request, and more recent than the last one of whatever must go for it
-            self._t.add(factors.key, size, self._clock, lambda: ResidentT(factors), only_over=last_use)
+            self._t.add(factors.key, size, now, lambda: ResidentT(factors), only_over=last_use)
 
     def t(self, factors: Factors) -> ResidentT | None:
         """T, if it is kept now. Hold it for one pass and no longer, so that its memory can be given back."""
@@ -75,11 +76,10 @@ class FactorStore:
     def pqs(self, factors: Factors) -> PQS | None:
         """P, Q and S, drawn once however many ask at the same time; None where they are larger than the budget."""
         key = factors.seed, factors.p.stream, factors.l, factors.r, factors.hidden_dim
-        with self._lock:
-            self._clock += 1
-        found = self._pqs.use(key, self._clock)
+        now = self._now()
+        found = self._pqs.use(key, now)
         if found is None:
-            found = self._pqs.add(key, 4 * sum(factors.pqs_sizes), self._clock, lambda: _Once(self._draw, factors))
+            found = self._pqs.add(key, 4 * sum(factors.pqs_sizes), now, lambda: _Once(self._draw, factors))
         return None if found is None else found.get()
 
     def _draw(self, factors: Factors) -> PQS:

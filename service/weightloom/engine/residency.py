@@ -1,37 +1,27 @@
 """Which models' T's are kept: by the server's setting, or by what the registry says of a model.
 
-The registry holds what is wanted, so that it survives a restart and reaches every worker process; each worker brings
-its own memory in line with it, within a second.
+The registry holds what is wanted, so that it survives a restart and reaches every worker process; each brings its own
+memory in line with it (``housekeeping.py``).
 """
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Iterator
 from dataclasses import dataclass
-
-import numpy as np
 
 from weightloom.engine.factors import FactorStore, FactorView, Residency
 from weightloom.engine.limits import EngineLimits
 from weightloom.engine.observer import Observer
-from weightloom.engine.tiles import TileStream
-from weightloom.errors import NotFound, Unavailable
-from weightloom.fabric import Backend, ModelSpec, VirtualFile
+from weightloom.errors import NotFound
+from weightloom.fabric import Backend, ModelSpec
 from weightloom.fabric.factors import Factors, KeptFactors, ResidentT
 from weightloom.registry import ModelSummary, Registry
 
 __all__ = ["Residencies", "ResidencyStatus"]
 
-CHECK_SECONDS = 1.0
-NEVER = -1
 FOLLOWED = 4096  # registered models whose deletion (or change of mind) gives their memory back
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -50,23 +40,16 @@ class _Followed:
 
 
 class Residencies:
-    """``read`` opens a stream of a file; warming a model is reading it and throwing it away."""
+    """The factor store, as models see it. Safe to use from many threads. ``budget``: bytes for T's."""
 
-    def __init__(
-        self,
-        registry: Registry,
-        backend: Backend,
-        limits: EngineLimits,
-        observer: Observer,
-        read: Callable[[VirtualFile, int, int], TileStream],
-    ) -> None:
-        self._registry, self._backend, self._default, self._read = registry, backend, limits.residency, read
-        self._store = FactorStore(backend, limits.factor_bytes, limits.small_factor_bytes, observer)
+    def __init__(self, registry: Registry, backend: Backend, limits: EngineLimits, observer: Observer) -> None:
+        self._registry, self._default = registry, limits.residency
+        self.budget = limits.factor_bytes if backend.READS_T else 0
+        self._store = FactorStore(backend, self.budget, limits.small_factor_bytes, observer)
         self._views = {residency: self._store.view(residency) for residency in Residency}
         self._followed: OrderedDict[str, _Followed] = OrderedDict()
         self._new: set[str] = set()
         self._lock = threading.Lock()
-        self._wake, self._seen = asyncio.Event(), NEVER
 
     def kept_for(self, spec: ModelSpec, summary: ModelSummary | None) -> KeptFactors:
         """The factor store as requests for this model see it; ``summary`` is None where it is not registered."""
@@ -97,42 +80,14 @@ class Residencies:
         resident = sum(self._store.resident_bytes(one) for one in factors)
         return ResidencyStatus(self._residency_of(summary), resident, sum(map(ResidentT.size_of, factors)))
 
-    def reconcile_soon(self) -> None:
-        """Look at the registry now, and not only within the next second."""
-        self._seen = NEVER
-        self._wake.set()
-
-    async def keep_house(self) -> None:
-        """Bring memory in line with the registry for ever: warm what is to be resident, drop what is not."""
-        while True:
-            try:
-                await self._reconcile()
-            except Unavailable as error:
-                self._seen = NEVER
-                log.warning("the factor store cannot follow the registry: %s", error)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(CHECK_SECONDS):
-                    await self._wake.wait()
-            self._wake.clear()
-
-    async def _reconcile(self) -> None:
-        version = await asyncio.to_thread(self._registry.version)
-        has_changed = version != self._seen
-        for digest in self._suspects(has_changed):
-            if await asyncio.to_thread(self._is_unwanted, digest):
-                await asyncio.to_thread(self._unload, digest)
-        if not has_changed:
-            return
-        for summary in await asyncio.to_thread(self._registry.resident):
-            with suppress(NotFound):  # deleted meanwhile
-                await self._warm(await asyncio.to_thread(self._registry.load, summary), summary)
-        self._seen = version
-
-    def _suspects(self, all_of_them: bool) -> list[str]:
+    def drop_unwanted(self, all_of_them: bool) -> None:
+        """Unload what the registry no longer has, or wants virtual: of what is new here, or of all that is followed."""
         with self._lock:
             suspects = list(self._followed if all_of_them else self._new)
             self._new.clear()
-        return suspects
+        for digest in suspects:
+            if self._is_unwanted(digest):
+                self._unload(digest)
 
     def _is_unwanted(self, digest: str) -> bool:
         try:
@@ -149,20 +104,15 @@ class Residencies:
         for factors in _factors_of(followed.spec):
             self._store.drop(factors)
 
-    async def _warm(self, spec: ModelSpec, summary: ModelSummary) -> None:
-        """Read the tensors whose T is resident but not whole yet. The scheduler is fair, so others hardly notice."""
-        kept = self.kept_for(spec, summary)
-        names = await asyncio.to_thread(_to_warm, spec, kept)
-        if not names:
-            return
-        w = {name: np.zeros(spec.by_name[name].w_length or 0, np.float32) for name in names}
-        file = VirtualFile(spec, w, tensors=names, backend=self._backend, kept=kept)
-        tiles = self._read(file, 0, file.size)
-        try:
-            async for _ in tiles:
-                pass
-        finally:
-            tiles.close()
+    def to_warm(self, summary: ModelSummary, spec: ModelSpec) -> tuple[KeptFactors, list[str]]:
+        """Tensors whose T is kept from now on, but not whole yet, and the view to make them whole through."""
+        kept, names = self.kept_for(spec, summary), []
+        for factors in _factors_of(spec):
+            kept.expect(factors)
+            t = kept.t(factors)
+            if t is not None and not t.is_whole:
+                names.append(factors.tensor)
+        return kept, names
 
     def _residency_of(self, summary: ModelSummary | None) -> Residency:
         return Residency(summary.residency) if summary is not None and summary.residency else self._default
@@ -177,14 +127,3 @@ def _factors_of(spec: ModelSpec) -> Iterator[Factors]:
         factors = tensor.factors(spec.seed)
         if factors is not None:
             yield factors
-
-
-def _to_warm(spec: ModelSpec, kept: KeptFactors) -> list[str]:
-    """Tensors whose T is kept from now on, but not whole yet."""
-    names = []
-    for factors in _factors_of(spec):
-        kept.expect(factors)
-        t = kept.t(factors)
-        if t is not None and not t.is_whole:
-            names.append(factors.tensor)
-    return names

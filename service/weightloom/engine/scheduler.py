@@ -61,7 +61,7 @@ class Tile(Protocol):
         """A worker has taken it."""
 
     def deliver(self, data: npt.NDArray[np.uint8], seconds: float) -> None:
-        """It is made, in ``seconds`` of a worker's time."""
+        """It is made, in ``seconds`` of a worker's time. Called for all tiles of a pass, one right after the other."""
 
     def fail(self, error: BaseException) -> None:
         """It can not be made."""

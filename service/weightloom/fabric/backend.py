@@ -29,6 +29,7 @@ class Backend(Protocol):
     """The two steps of a fabrication. The modules ``reference`` and ``kernels_cpu`` are the two backends."""
 
     NAME: str
+    READS_T: bool  # whether ``weave`` makes use of a T that is kept
 
     def hidden(self, factors: Factors, w: F32, scale: float, pqs: tuple[F32, F32, F32] | None) -> F32:
         """w (B, l) -> h (B, r), both float32; P, Q and S are drawn where they are not given."""

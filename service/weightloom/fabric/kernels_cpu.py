@@ -28,9 +28,9 @@ from weightloom.fabric.factors import BUILD, DRAW, GROUPS, Factors, ResidentT, c
 from weightloom.fabric.passes import Piece
 from weightloom.fabric.streams import FactorStream
 
-__all__ = ["NAME", "hidden", "normals", "weave"]
+__all__ = ["NAME", "READS_T", "hidden", "normals", "weave"]
 
-NAME = "numba"
+NAME, READS_T = "numba", True
 
 CHUNK = 4096  # normals per pass where a factor is read in row-major order
 

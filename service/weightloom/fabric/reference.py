@@ -22,9 +22,9 @@ from weightloom.fabric.factors import Factors, ResidentT
 from weightloom.fabric.passes import Piece
 from weightloom.fabric.streams import FactorStream, normals
 
-__all__ = ["NAME", "hidden", "normals", "weave"]
+__all__ = ["NAME", "READS_T", "hidden", "normals", "weave"]
 
-NAME = "numpy"
+NAME, READS_T = "numpy", False
 CHUNK_NORMALS = 1 << 16
 
 LOG2E, LN2_HIGH, LN2_LOW = 1.44269504088896338700, 6.93147180369123816490e-01, 1.90821492927058770002e-10

@@ -168,9 +168,17 @@ class TensorSection:
 
     def tile_size(self, tile_bytes: int) -> int:
         """Fewer bytes than ``tile_bytes`` where many numbers are drawn for each element."""
-        draws = self.part.spec.draws_per_element
-        elements = max(MIN_TILE_ELEMENTS, TILE_DRAWS // draws) if draws else tile_bytes
-        return min(max(tile_bytes, self.dtype.itemsize), elements * self.dtype.itemsize)
+        size = self._tile_sizes.get(tile_bytes)
+        if size is None:
+            draws, item = self.part.spec.draws_per_element, self.dtype.itemsize
+            elements = max(MIN_TILE_ELEMENTS, TILE_DRAWS // draws) if draws else tile_bytes
+            size = self._tile_sizes[tile_bytes] = min(max(tile_bytes, item), elements * item)
+        return size
+
+    @cached_property
+    def _tile_sizes(self) -> dict[int, int]:
+        """What ``tile_size`` has found: it is asked several times for each tile."""
+        return {}
 
     def cut(self, offset: int, tile_bytes: int) -> int:
         """At multiples of the tile size in a W, or of several whole W's where they are small.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,7 @@ def _row_of(spec: ModelSpec, summary: ModelSummary) -> tuple[str | bytes | int, 
     return spec.name, spec.digest, spec.canonical, *counts, summary.created_at
 
 
+@lru_cache(maxsize=4096)
 def _summary_of(row: tuple[Any, ...]) -> ModelSummary:
     name, digest, tensors, numel, w_numbers, created_at, residency = row
     return ModelSummary(name, digest, tensors, int(numel), int(w_numbers), created_at, residency)

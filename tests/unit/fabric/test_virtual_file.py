@@ -160,7 +160,7 @@ def test_header_bytes_are_frozen() -> None:
 class Counting:
     """A backend that counts how much it is asked for."""
 
-    NAME = "counting"
+    NAME, READS_T = "counting", True
 
     def __init__(self) -> None:
         self.elements = 0
