@@ -10,7 +10,7 @@ from soak.forms import REST_FORMS, HttpRequest, json_form, resumed
 from soak.ledger import CUT, LEFT, OK
 from soak.menu import Order
 from soak.options import STALL_SECONDS
-from soak.visitor import BULK, ID, SMALL, Visitor
+from soak.visitor import BULK, ID, SMALL, Visitor, stops_once
 from soak.wire import Connection, CutError, Head, connect
 
 __all__ = ["REST_VISITS"]
@@ -59,12 +59,14 @@ async def read_slowly(visitor: Visitor) -> None:
 
 
 async def stall(visitor: Visitor) -> None:
-    """Read nothing for longer than the server allows, then all there is: it must have been cut."""
+    """Once it has begun, read nothing for longer than the server allows, then all there is: it must have been cut."""
     order = visitor.menu.large
     async with connect(visitor.address, SLOW_CHUNK) as connection:
         request_id = await visitor.ask(connection, json_form(order.request))
-        await asyncio.sleep(2.5 * STALL_SECONDS)
-        if await visitor.receive(connection, request_id, order, "json") == OK:
+        ending = await visitor.receive(
+            connection, request_id, order, "json", pause=stops_once(2.5 * STALL_SECONDS), chunk=SLOW_CHUNK
+        )
+        if ending == OK:
             visitor.fail(request_id, "a stalled reader got a whole file")
 
 

@@ -15,7 +15,7 @@ from soak.forms import RPC_FORMS, message, resumed
 from soak.ledger import GAVE_UP, LEFT, OK
 from soak.menu import Order
 from soak.options import STALL_SECONDS
-from soak.visitor import BULK, ID, RETRY, SMALL, Visitor
+from soak.visitor import BULK, ID, RETRY, SMALL, Pause, Visitor, stops_once
 from support.rpc import Failure, read_failure
 from weightloom_proto.v1 import fabrication_pb2 as pb
 from weightloom_proto.v1.fabrication_pb2_grpc import FabricationServiceStub
@@ -65,13 +65,17 @@ async def rpc_together(visitor: Visitor) -> None:
 async def rpc_read_slowly(visitor: Visitor) -> None:
     """With pauses, but never so long that it counts as stalling."""
     order = visitor.menu.sized(visitor.rng, *BULK)
+
+    def pause() -> float:
+        return visitor.rng.uniform(0, 0.15)
+
     async with stub_to(visitor) as stub:
         request_id, call = _call(visitor, stub, message(order.request))
-        await _receive(visitor, request_id, call, order, pause=0.15)
+        await _receive(visitor, request_id, call, order, pause=pause)
 
 
 async def _receive(
-    visitor: Visitor, request_id: str, call: Any, order: Order, form: str = "grpc", pause: float = 0.0
+    visitor: Visitor, request_id: str, call: Any, order: Order, form: str = "grpc", pause: Pause | None = None
 ) -> str:
     """Read a stream to its end, whatever that is, and hold it against the order: how it ended."""
     whole, size = hashlib.sha256(), 0
@@ -81,8 +85,8 @@ async def _receive(
                 _check_first(visitor, request_id, chunk, order)
             whole.update(chunk.data)
             size += len(chunk.data)
-            if pause:
-                await asyncio.sleep(visitor.rng.uniform(0, pause))
+            if pause is not None:
+                await asyncio.sleep(pause())
     except grpc.aio.AioRpcError as error:
         return await failed(visitor, request_id, error)
     if dict(await call.initial_metadata()).get(ID) != request_id:
@@ -116,12 +120,11 @@ async def _wait_for_retry(visitor: Visitor, request_id: str, failure: Failure) -
 
 
 async def rpc_stall(visitor: Visitor) -> None:
-    """Read nothing for longer than the server allows, then all there is: it must have been cut."""
-    order = visitor.menu.large
+    """Once it has begun, read nothing for longer than the server allows, then all there is: it must have been cut."""
+    order, pause = visitor.menu.large, stops_once(2.5 * STALL_SECONDS)
     async with stub_to(visitor) as stub:
         request_id, call = _call(visitor, stub, message(order.request))
-        await asyncio.sleep(2.5 * STALL_SECONDS)
-        if await _receive(visitor, request_id, call, order) == OK:
+        if await _receive(visitor, request_id, call, order, pause=pause) == OK:
             visitor.fail(request_id, "a stalled reader got a whole file")
 
 

@@ -16,7 +16,7 @@ from soak.ledger import CUT, OK, Ledger
 from soak.menu import Menu, Order
 from soak.wire import CHUNK, Connection, CutError, Head
 
-__all__ = ["BULK", "ID", "SMALL", "Visitor"]
+__all__ = ["BULK", "ID", "SMALL", "Pause", "Visitor", "stops_once"]
 
 MIB = 1 << 20
 SMALL, BULK = (0, MIB // 4), (2 * MIB, 64 * MIB)  # sizes of orders
@@ -24,6 +24,12 @@ RETRY = ("too_many_requests", "too_many_bytes")
 ID = "x-request-id"
 
 Pause = Callable[[], float]
+
+
+def stops_once(seconds: float) -> Pause:
+    """A long pause after the first piece, and none after the others."""
+    pauses = iter([seconds])
+    return lambda: next(pauses, 0.0)
 
 
 @dataclass
