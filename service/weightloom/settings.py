@@ -76,7 +76,9 @@ class Settings(BaseSettings):
     )
     max_queue_seconds: float = Field(30.0, gt=0, description="How long a request may wait for its turn; then 504.")
     stall_seconds: float = Field(
-        60.0, gt=0, description="A reader that takes no byte for so long is dropped, and its stream with it."
+        60.0,
+        gt=0,
+        description="A client that takes no byte of a reply for so long, or sends none of a body, is dropped.",
     )
     residency: Residency = Field(
         Residency.AUTO,

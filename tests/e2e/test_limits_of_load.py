@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from urllib.parse import urlparse
 
 import pytest
 from support.metrics import scrape, value, wait_for
 from support.server import Server, running_server
 from support.streams import BareClient, bulk, local_hash, post
 
+REQUESTS = "weightloom_requests_total"
 ENDLESS = bulk(1 << 18)  # 256 GiB
 
 
@@ -69,6 +72,21 @@ def test_a_reader_that_stalls_is_dropped(tmp_path: Path) -> None:
                 for _ in stalled.read():
                     pass
         assert value(scrape(server), "requests_total", front="rest", call="fabricate", code="reader_stalled") == 1
+        assert "Traceback" not in server.log.read_text()
+
+
+@pytest.mark.parametrize("line", ["POST /fabricate", "POST /v1/models", "PUT /v1/models/one/residency"])
+def test_a_sender_that_stalls_is_dropped(tmp_path: Path, line: str) -> None:
+    head = f"{line} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n"
+    with running_server(tmp_path / "data", stall_seconds=0.5) as server:
+        with socket.create_connection(urlparse(server.url).netloc.split(":"), timeout=60) as sender:
+            sender.sendall(head.encode() + b"{")
+            assert sender.recv(1 << 16).startswith(b"HTTP/1.1 504 ")
+            assert load(server) == (0, 0, 0)
+        with socket.create_connection(urlparse(server.url).netloc.split(":")) as vanishing:
+            vanishing.sendall(head.encode() + b"{")
+        codes = lambda: {dict(labels)["code"] for name, labels in scrape(server) if name == REQUESTS}  # noqa: E731
+        wait_for(lambda: codes() == {"sender_stalled", "cancelled"})
         assert "Traceback" not in server.log.read_text()
 
 

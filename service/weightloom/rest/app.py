@@ -15,7 +15,6 @@ from weightloom import __version__
 from weightloom.engine import Engine
 from weightloom.errors import WeightloomError
 from weightloom.rest import openapi, problems
-from weightloom.rest.body import Headers, limit_body
 from weightloom.rest.calls import CALL, in_a_call
 from weightloom.rest.fabricate import FabricateRoute
 from weightloom.rest.models import models_router
@@ -51,7 +50,7 @@ def build_app(engine: Engine, settings: Settings) -> ASGIApp:
         else:
             if scope["method"] == "HEAD":
                 scope = {**scope, "method": "GET"}  # the server leaves the body away
-            await in_a_call(engine, api, scope, limit_body(Headers(scope), receive, settings.max_request_bytes), send)
+            await in_a_call(engine, api, settings.max_request_bytes, scope, receive, send)
 
     return app
 

@@ -8,9 +8,9 @@ from contextlib import asynccontextmanager
 
 from starlette.types import Message, Receive, Scope
 
-from weightloom.errors import LimitExceeded, WeightloomError
+from weightloom.errors import DeadlineExceeded, LimitExceeded, WeightloomError
 
-__all__ = ["ClientGoneError", "Headers", "cancelled_when_gone", "limit_body", "read_body"]
+__all__ = ["ClientGoneError", "Headers", "cancelled_when_gone", "read_body", "replay"]
 
 
 class ClientGoneError(Exception):
@@ -60,34 +60,44 @@ async def cancelled_when_gone(receive: Receive) -> AsyncIterator[None]:
         watcher.cancel()
 
 
-async def read_body(headers: Headers, receive: Receive, limit: int, setting: str = "max_request_bytes") -> bytes:
-    """The whole body. Raises LimitExceeded as soon as it is known to be longer, ClientGoneError where it breaks off."""
-    receive = limit_body(headers, receive, limit, setting)
+async def read_body(
+    headers: Headers, receive: Receive, limit: int, stall_seconds: float, setting: str = "max_request_bytes"
+) -> bytes:
+    """The whole body. Raises LimitExceeded as soon as it is known to be longer, DeadlineExceeded where nothing more
+    comes for ``stall_seconds``, and ClientGoneError where it breaks off.
+    """
+    if (announced := headers.body_bytes()) > limit:
+        raise _too_large(announced, limit, setting)
     parts: list[bytes] = []
-    while True:
-        message = await receive()
+    seen, more = 0, True
+    while more:
+        message = await _soon(receive, stall_seconds)
         if message["type"] == "http.disconnect":
             raise ClientGoneError
         parts.append(message.get("body", b""))
-        if not message.get("more_body", False):
-            return parts[0] if len(parts) == 1 else b"".join(parts)
-
-
-def limit_body(headers: Headers, receive: Receive, limit: int, setting: str = "max_request_bytes") -> Receive:
-    """``receive``, but raising LimitExceeded where more than ``limit`` bytes come or are announced."""
-    announced, seen = headers.body_bytes(), 0
-
-    async def limited() -> Message:
-        nonlocal seen
-        if announced > limit:
-            raise _too_large(announced, limit, setting)
-        message = await receive()
-        seen += len(message.get("body", b""))
+        seen, more = seen + len(parts[-1]), message.get("more_body", False)
         if seen > limit:
             raise _too_large(seen, limit, setting)
-        return message
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    return limited
+
+async def _soon(receive: Receive, seconds: float) -> Message:
+    try:
+        async with asyncio.timeout(seconds):
+            return await receive()
+    except TimeoutError:
+        message = f"nothing more of the body came for {seconds:g} s (setting stall_seconds)"
+        raise DeadlineExceeded(message, code="sender_stalled") from None
+
+
+def replay(body: bytes, receive: Receive) -> Receive:
+    """``receive`` for those to whom a body that was read already must come once more."""
+    waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def replayed() -> Message:
+        return waiting.pop() if waiting else await receive()
+
+    return replayed
 
 
 def _too_large(size: int, limit: int, setting: str) -> WeightloomError:

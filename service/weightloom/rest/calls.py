@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from weightloom.engine import Call, Engine
-from weightloom.rest.body import Headers
+from weightloom.errors import WeightloomError
+from weightloom.rest import problems
+from weightloom.rest.body import ClientGoneError, Headers, read_body, replay
 
 __all__ = ["CALL", "in_a_call"]
 
@@ -16,8 +19,11 @@ ON_ONE = {"GET": "get_model", "DELETE": "delete_model", "PUT": "set_residency"}
 OTHER = "other"
 
 
-async def in_a_call(engine: Engine, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-    """Run ``app``; status routes have an id, but are not counted."""
+async def in_a_call(engine: Engine, app: ASGIApp, limit: int, scope: Scope, receive: Receive, send: Send) -> None:
+    """Run ``app``; status routes have an id, but are not counted.
+
+    The body, of ``limit`` bytes at most, is read first: inside of FastAPI, an error of reading it would become another.
+    """
     with _call(engine, scope) as call:
 
         async def send_with_id(message: Message) -> None:
@@ -26,7 +32,15 @@ async def in_a_call(engine: Engine, app: ASGIApp, scope: Scope, receive: Receive
                 message = {**message, "headers": headers}
             await send(message)
 
-        await app({**scope, CALL: call}, receive, send_with_id)
+        try:
+            body = await read_body(Headers(scope), receive, limit, engine.limits.stall_seconds)
+        except ClientGoneError:
+            call.code = "cancelled"
+        except WeightloomError as error:
+            status, document = problems.problem_of(error, call)
+            await Response(document, status, media_type=problems.MEDIA_TYPE)(scope, receive, send_with_id)
+        else:
+            await app({**scope, CALL: call}, replay(body, receive), send_with_id)
 
 
 def _call(engine: Engine, scope: Scope) -> Call:

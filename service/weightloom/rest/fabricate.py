@@ -37,8 +37,8 @@ class FabricateRoute:
     """Answers with a stream of tiles; every error is sent before the first byte of a 200."""
 
     def __init__(self, engine: Engine, max_request_bytes: int, max_json_bytes: int) -> None:
-        self._engine, self._max_request_bytes = engine, max_request_bytes
-        self._max_json_bytes = max_json_bytes
+        self._engine, self._max_request_bytes, self._max_json_bytes = engine, max_request_bytes, max_json_bytes
+        self._stall_seconds = engine.limits.stall_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
@@ -84,7 +84,7 @@ class FabricateRoute:
         if convert is request_from_json and self._max_json_bytes < limit:
             limit, setting = self._max_json_bytes, "max_json_bytes"
         self._engine.admission.hold(call, min(limit, headers.body_bytes(otherwise=limit)))
-        body = await read_body(headers, receive, limit, setting)
+        body = await read_body(headers, receive, limit, self._stall_seconds, setting)
         return await asyncio.to_thread(convert, body) if len(body) > LARGE_BODY_BYTES else convert(body)
 
 
