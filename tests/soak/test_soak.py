@@ -18,8 +18,8 @@ from support.server import running_server
 
 OPTIONS = SoakOptions.from_environment()
 MIB = 1 << 20
-# What a process may have kept although nothing is lost: freed memory in the allocator's arenas. Measured: 5 to 10 MiB in
-# the short form, 25 to 50 in four minutes with 250 clients, whose rate falls. All that the server keeps for itself is
+# What a process may have kept although nothing is lost: freed memory in the allocator's arenas. Measured: 5 to 10 MiB
+# in the short form, 25 to 50 in four minutes with 250 clients. All that the server keeps for itself is
 # there after the warm-up. A tile is 256 KiB; the short form sends some 2,000 of them and the long one tens of
 # thousands, so that to lose one in fifteen, or in some hundreds, is beyond this.
 MEMORY_SPARE = (32 if OPTIONS.seconds < 60 else 64) * MIB
