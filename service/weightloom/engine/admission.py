@@ -47,6 +47,12 @@ class Admission:
         call.held += size
         self.bytes_in_flight += size
 
+    def check_room(self, jobs: int) -> None:
+        """Raise Overloaded where ``jobs``, which come before the gate, and those that wait at it fill the queue."""
+        if jobs and jobs + len(self._queue) >= self._limits.max_queued:
+            message = f"{jobs} requests are being read or planned and {len(self._queue)} wait (setting max_queued)"
+            raise Overloaded(message, retry_after=self._retry_after())
+
     async def enter(self, call: Call, size: int) -> None:
         """Take a place among the streams for one that holds ``size`` bytes, or wait for it.
 

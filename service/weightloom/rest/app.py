@@ -9,13 +9,13 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from weightloom import __version__
 from weightloom.engine import Engine
 from weightloom.errors import WeightloomError
 from weightloom.rest import openapi, problems
-from weightloom.rest.body import Headers, limit_body
 from weightloom.rest.calls import CALL, in_a_call
 from weightloom.rest.fabricate import FabricateRoute
 from weightloom.rest.models import models_router
@@ -38,9 +38,11 @@ def build_app(engine: Engine, settings: Settings) -> ASGIApp:
     )
     api.include_router(status_router(engine, settings))
     api.include_router(models_router(engine, settings.max_page))
+    api.add_exception_handler(ClientDisconnect, _nobody_is_left)
     for error in (WeightloomError, HTTPException, RequestValidationError, Exception):
         api.add_exception_handler(error, _problem_response)
     _describe(api)
+    spec_limit = min((settings.max_request_bytes, "max_request_bytes"), (settings.max_json_bytes, "max_json_bytes"))
     fabricate = FabricateRoute(engine, settings.max_request_bytes, settings.max_json_bytes)
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -51,9 +53,14 @@ def build_app(engine: Engine, settings: Settings) -> ASGIApp:
         else:
             if scope["method"] == "HEAD":
                 scope = {**scope, "method": "GET"}  # the server leaves the body away
-            await in_a_call(engine, api, scope, limit_body(Headers(scope), receive, settings.max_request_bytes), send)
+            await in_a_call(engine, api, spec_limit, scope, receive, send)
 
     return app
+
+
+async def _nobody_is_left(request: Request, error: Exception) -> Response:
+    request.scope[CALL].code = "cancelled"
+    return Response(status_code=499)
 
 
 async def _problem_response(request: Request, error: Exception) -> Response:

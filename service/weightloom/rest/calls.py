@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from weightloom.engine import Call, Engine
-from weightloom.rest.body import Headers
+from weightloom.rest.body import BodyLimit, Headers, limit_body
 
 __all__ = ["CALL", "in_a_call"]
 
@@ -14,10 +16,13 @@ MODELS = "/v1/models"
 ON_ALL = {"GET": "list_models", "POST": "create_model"}
 ON_ONE = {"GET": "get_model", "DELETE": "delete_model", "PUT": "set_residency"}
 OTHER = "other"
+SMALL_BODY_BYTES = 1 << 16  # of calls that have nothing large to say; they are parsed on the event loop
 
 
-async def in_a_call(engine: Engine, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-    """Run ``app``; status routes have an id, but are not counted."""
+async def in_a_call(
+    engine: Engine, app: ASGIApp, spec_limit: tuple[int, str], scope: Scope, receive: Receive, send: Send
+) -> None:
+    """Run ``app``; status routes have an id, but are not counted. spec_limit: of a new model, and its setting."""
     with _call(engine, scope) as call:
 
         async def send_with_id(message: Message) -> None:
@@ -26,14 +31,18 @@ async def in_a_call(engine: Engine, app: ASGIApp, scope: Scope, receive: Receive
                 message = {**message, "headers": headers}
             await send(message)
 
-        await app({**scope, CALL: call}, receive, send_with_id)
+        size, what = SMALL_BODY_BYTES, "for this call"
+        if call.name == "create_model":
+            size, what = spec_limit[0], f"setting {spec_limit[1]}"
+        limit = BodyLimit(size, what, engine.limits.stall_seconds, partial(engine.admission.hold, call))
+        await app({**scope, CALL: call}, limit_body(Headers(scope), receive, limit), send_with_id)
 
 
 def _call(engine: Engine, scope: Scope) -> Call:
     method, path, headers = scope["method"], scope["path"], Headers(scope)
     request_id = headers.get(b"x-request-id")
     if path != MODELS and not path.startswith(f"{MODELS}/"):
-        return Call(lambda call: _note_unknown_path(engine, call), "rest", OTHER, request_id)
+        return Call(partial(_end_of_other, engine), "rest", OTHER, request_id)
     model = path.removeprefix(MODELS)[1:]
     name = (ON_ONE if model else ON_ALL).get(method, OTHER)
     call = engine.call("rest", name, request_id, traceparent=headers.get(b"traceparent"))
@@ -41,6 +50,7 @@ def _call(engine: Engine, scope: Scope) -> Call:
     return call
 
 
-def _note_unknown_path(engine: Engine, call: Call) -> None:
+def _end_of_other(engine: Engine, call: Call) -> None:
+    engine.admission.leave(call)
     if call.code == "route_not_found":
         engine.observer.call_ended(call)
