@@ -181,7 +181,7 @@ class DeadlineExceeded(WeightloomError):
 
     codes: ClassVar = {
         "deadline_exceeded": "The client's deadline passed, or no place was free within `max_queue_seconds`.",
-        "body_stalled": "No byte of the request's body came for `stall_seconds`.",
+        "sender_stalled": "The client sent nothing more of its request's body for `stall_seconds`.",
         "reader_stalled": "The client took no byte for `stall_seconds`; seen in logs and metrics only.",
     }
 

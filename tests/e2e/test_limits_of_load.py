@@ -16,6 +16,7 @@ from support.metrics import scrape, value, wait_for
 from support.server import Server, running_server
 from support.streams import BareClient, bulk, local_hash, post
 
+REQUESTS = "weightloom_requests_total"
 ENDLESS = bulk(1 << 18)  # 256 GiB
 
 
@@ -75,6 +76,21 @@ def test_a_reader_that_stalls_is_dropped(tmp_path: Path) -> None:
         assert "Traceback" not in server.log.read_text()
 
 
+@pytest.mark.parametrize("line", ["POST /fabricate", "POST /v1/models", "PUT /v1/models/one/residency"])
+def test_a_sender_that_stalls_is_dropped(tmp_path: Path, line: str) -> None:
+    head = f"{line} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n"
+    with running_server(tmp_path / "data", stall_seconds=0.5) as server:
+        with socket.create_connection(urlparse(server.url).netloc.split(":"), timeout=60) as sender:
+            sender.sendall(head.encode() + b"{")
+            assert sender.recv(1 << 16).startswith(b"HTTP/1.1 504 ")
+            assert load(server) == (0, 0, 0)
+        with socket.create_connection(urlparse(server.url).netloc.split(":")) as vanishing:
+            vanishing.sendall(head.encode() + b"{")
+        codes = lambda: {dict(labels)["code"] for name, labels in scrape(server) if name == REQUESTS}  # noqa: E731
+        wait_for(lambda: codes() == {"sender_stalled", "cancelled"})
+        assert "Traceback" not in server.log.read_text()
+
+
 def test_a_slow_reader_that_goes_on_reading_is_not_dropped(tmp_path: Path) -> None:
     request, digest = bulk(1500, seed=4), hashlib.sha256()
     with (
@@ -119,7 +135,7 @@ def test_bodies_that_never_come_hold_nothing_and_are_given_up(tmp_path: Path) ->
         assert server.post_json("/fabricate", bulk(64)).status == 200
         for connection in idle:
             answer = b""
-            while b"body_stalled" not in answer:
+            while b"sender_stalled" not in answer:
                 answer += connection.recv(4096)
             assert answer.startswith(b"HTTP/1.1 504")
 

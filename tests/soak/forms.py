@@ -8,14 +8,26 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
 
+from soak.menu import Model
 from support.rpc import spec_message
 from weightloom.fabric import ModelSpec
 from weightloom.requests import FabricateRequest, request_to_safetensors
 from weightloom_proto.v1 import fabrication_pb2 as pb
 
-__all__ = ["REST_FORMS", "RPC_FORMS", "HttpRequest", "json_form", "message", "resumed"]
+__all__ = [
+    "JSON",
+    "MODELS",
+    "REST_FORMS",
+    "RPC_FORMS",
+    "HttpRequest",
+    "json_form",
+    "message",
+    "registration",
+    "resumed",
+]
 
-PATH = "/fabricate"
+PATH, MODELS = "/fabricate", "/v1/models"
+JSON = ("content-type", "application/json")
 
 
 @dataclass(frozen=True)
@@ -28,6 +40,11 @@ class HttpRequest:
     headers: tuple[tuple[str, str], ...] = ()
 
 
+def registration(model: Model) -> HttpRequest:
+    """Of a model."""
+    return HttpRequest("POST", MODELS, model.spec.model_dump_json().encode(), (JSON,))
+
+
 def json_form(request: FabricateRequest, *headers: tuple[str, str]) -> HttpRequest:
     """As JSON, with more headers."""
     value: dict[str, Any] = {"w": {name: w.tolist() for name, w in request.w.items()}, "dtype": request.dtype.value}
@@ -36,7 +53,7 @@ def json_form(request: FabricateRequest, *headers: tuple[str, str]) -> HttpReque
     else:
         value |= {"model": request.model, "tensors": request.tensors}
     value |= {"rows": request.rows or {}, "offset": request.offset, "length": request.length}
-    return HttpRequest("POST", PATH, json.dumps(value).encode(), (("content-type", "application/json"), *headers))
+    return HttpRequest("POST", PATH, json.dumps(value).encode(), (JSON, *headers))
 
 
 def safetensors_form(request: FabricateRequest) -> HttpRequest:

@@ -5,28 +5,21 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from soak.forms import HttpRequest
+from soak.forms import JSON, MODELS, HttpRequest, registration
 from soak.ledger import OK
-from soak.menu import VOLATILE, Model
+from soak.menu import VOLATILE
 from soak.visitor import ID, Visitor
 from soak.wire import connect
 
-__all__ = ["KEEPER_VISITS", "as_json", "residency_request"]
+__all__ = ["KEEPER_VISITS", "residency_request"]
 
-JSON = (("content-type", "application/json"),)
-MODELS = "/v1/models"  # other calls are in no account
 STATUS_PATHS = ("/healthz", "/readyz", "/metrics", "/v1/info")
 GONE = ("model_not_found",)
 
 
-def as_json(model: Model) -> HttpRequest:
-    """Its registration."""
-    return HttpRequest("POST", MODELS, model.spec.model_dump_json().encode(), JSON)
-
-
 def residency_request(name: str, residency: str | None) -> HttpRequest:
     """Say what becomes of its T."""
-    return HttpRequest("PUT", f"{MODELS}/{name}/residency", json.dumps({"residency": residency}).encode(), JSON)
+    return HttpRequest("PUT", f"{MODELS}/{name}/residency", json.dumps({"residency": residency}).encode(), (JSON,))
 
 
 async def _do(visitor: Visitor, request: HttpRequest, *accepted: int, or_codes: tuple[str, ...] = ()) -> bytes:
@@ -48,7 +41,7 @@ async def _do(visitor: Visitor, request: HttpRequest, *accepted: int, or_codes: 
 async def register(visitor: Visitor) -> None:
     """A model that may be there already."""
     model = visitor.rng.choice(VOLATILE)
-    body = await _do(visitor, as_json(model), 200, 201)
+    body = await _do(visitor, registration(model), 200, 201)
     if _field(body, "digest") != model.spec.digest:
         visitor.fail(model.name, f"registered as {body[:200]!r}")
 

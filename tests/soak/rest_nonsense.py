@@ -18,6 +18,7 @@ __all__ = ["REST_NONSENSE_VISITS", "REST_WRONG"]
 JSON, BYTES = ("content-type", "application/json"), ("content-type", "application/octet-stream")
 W = {"t": [0.5] * 8, "bias": [0.0] * 32}
 SMALL = KEPT[0].name
+RESIDENCY = f"/v1/models/{SMALL}/residency"
 REJECTED = 400
 HUGE = 1 << 40
 
@@ -89,6 +90,8 @@ REST_WRONG = (
     _bytes("body_too_large", b"x", f"model={SMALL}", ("content-length", str(HUGE))),
     Wrong("body_too_large", HttpRequest("POST", "/fabricate", b"1" * (600 << 10), (JSON,))),
     Wrong("body_too_large", HttpRequest("POST", "/v1/models", b"x", (JSON, ("content-length", str(HUGE))))),
+    Wrong("body_too_large", HttpRequest("PUT", RESIDENCY, b"x", (JSON, ("content-length", str(HUGE))))),
+    Wrong("malformed_json", HttpRequest("PUT", RESIDENCY, b"[" * 30_000, (JSON,))),
     Wrong("unsupported_media_type", HttpRequest("POST", "/fabricate", b"hello", (("content-type", "text/plain"),))),
     _plain("method_not_allowed", "GET", "/fabricate"),
     _plain("method_not_allowed", "PATCH", "/v1/models"),
@@ -96,7 +99,7 @@ REST_WRONG = (
     _plain("model_not_found", "GET", "/v1/models/soak/none"),
     _plain("model_not_found", "DELETE", f"/v1/models/{'0' * 64}"),
     _plain("invalid_request", "GET", "/v1/models?limit=0"),
-    Wrong("invalid_request", HttpRequest("PUT", f"/v1/models/{SMALL}/residency", b'{"residency": "warm"}', (JSON,))),
+    Wrong("invalid_request", HttpRequest("PUT", RESIDENCY, b'{"residency": "warm"}', (JSON,))),
     Wrong("model_not_found", HttpRequest("PUT", "/v1/models/none/residency", b'{"residency": "auto"}', (JSON,))),
 )
 

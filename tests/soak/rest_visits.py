@@ -6,9 +6,9 @@ import asyncio
 import hashlib
 from contextlib import AsyncExitStack
 
-from soak.forms import REST_FORMS, HttpRequest, json_form, resumed
+from soak.forms import REST_FORMS, HttpRequest, json_form, registration, resumed
 from soak.ledger import CUT, LEFT, OK
-from soak.menu import Order
+from soak.menu import KEPT, Order
 from soak.options import STALL_SECONDS
 from soak.visitor import BULK, ID, SMALL, Visitor, stops_once
 from soak.wire import Connection, CutError, Head, connect
@@ -17,10 +17,11 @@ __all__ = ["REST_VISITS"]
 
 SLOW_CHUNK = 1 << 16
 CROWD, HOARD = 40, 14  # beyond max_streams + max_queued, and beyond max_bytes_in_flight in bodies of 1 MiB
+MOST = 950_000  # of the MiB that a body may have
 UPLOAD = HttpRequest(
     "POST",
     "/fabricate?model=soak/small",
-    b"4\r\nhalf\r\n",
+    b"%x\r\n%s\r\n" % (MOST, b"x" * MOST),
     (("content-type", "application/octet-stream"), ("transfer-encoding", "chunked")),
 )
 
@@ -166,7 +167,7 @@ async def _wait_a_while(visitor: Visitor, connection: Connection, request_id: st
 
 async def break_off(visitor: Visitor) -> None:
     """Announce a body and send half of it."""
-    whole = json_form(visitor.menu.any(visitor.rng).request)
+    whole = visitor.rng.choice([json_form(visitor.menu.any(visitor.rng).request), registration(KEPT[0])])
     half = whole.body[: len(whole.body) // 2]
     headers = (*whole.headers, ("content-length", str(len(whole.body))))
     async with connect(visitor.address) as connection:

@@ -11,8 +11,8 @@ from typing import Any
 from urllib.parse import urlparse
 
 from soak.coverage import missing
-from soak.forms import HttpRequest
-from soak.keepers import KEEPER_VISITS, as_json, residency_request
+from soak.forms import HttpRequest, registration
+from soak.keepers import KEEPER_VISITS, residency_request
 from soak.ledger import Ledger
 from soak.menu import KEPT, VOLATILE, Menu
 from soak.options import SoakOptions
@@ -52,7 +52,7 @@ class Soak:
         """All of it: it takes the warm-up, the seconds that were asked for, and some more to come to rest."""
         self._menu = Menu(Random(self.options.seed))
         for model in KEPT:
-            assert self._request(as_json(model)).status == 201
+            assert self._request(registration(model)).status == 201
         self._phase("warm-up", self.options.warm_up_seconds)
         self.before = self._come_to_rest()
         self._phase("soak", self.options.seconds)

@@ -18,10 +18,11 @@ from support.server import running_server
 
 OPTIONS = SoakOptions.from_environment()
 MIB = 1 << 20
-# What may differ although nothing is lost. The allocator keeps freed memory in its arenas, and how much depends on what
-# ran at the same time; all that the server itself keeps (layouts, P, Q, S, 32 blocks for tiles) is there after the
-# warm-up. The soak sends some thousand tiles of 256 KiB: to lose one in twenty is far beyond this.
-MEMORY_SPARE = 32 * MIB
+# What a process may have kept although nothing is lost: freed memory in the allocator's arenas. Measured: 5 to 10 MiB
+# in the short form, 25 to 50 in four minutes with 250 clients. All that the server keeps for itself is
+# there after the warm-up. A tile is 256 KiB; the short form sends some 2,000 of them and the long one tens of
+# thousands, so that to lose one in fifteen, or in some hundreds, is beyond this.
+MEMORY_SPARE = (32 if OPTIONS.seconds < 60 else 64) * MIB
 # Pools (asyncio's default executor, gRPC's) make a thread when all they have are busy, and keep it.
 THREADS_SPARE = 8
 CUT_BY_SERVER = [["reader_stalled"], ["deadline_exceeded"]]
@@ -81,6 +82,7 @@ def test_memory_threads_and_descriptors_are_back_where_they_were(soak: Soak) -> 
     before, after = soak.before, soak.after
     assert before is not None
     assert after is not None
-    assert after.memory - before.memory < MEMORY_SPARE, soak.summary()
-    assert after.threads - before.threads <= THREADS_SPARE, soak.summary()
+    workers = len(soak.server.workers())
+    assert after.memory - before.memory < MEMORY_SPARE * workers, soak.summary()
+    assert after.threads - before.threads <= THREADS_SPARE * workers, soak.summary()
     assert after.descriptors <= before.descriptors, soak.summary()

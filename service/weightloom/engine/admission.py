@@ -40,10 +40,14 @@ class Admission:
 
     def hold(self, call: Call, size: int) -> None:
         """Count ``size`` bytes (a request's body) against ``max_bytes_in_flight``. Raises Overloaded."""
-        if self.running + self.bytes_in_flight and self.bytes_in_flight + size > self._limits.max_bytes_in_flight:
+        if self.bytes_in_flight and self.bytes_in_flight + size > self._limits.max_bytes_in_flight:
             message = f"requests and streams hold {self.bytes_in_flight} bytes, this one would add {size}"
             limit = f"at most {self._limits.max_bytes_in_flight} (setting max_bytes_in_flight)"
             raise Overloaded(f"{message}, {limit}", code="too_many_bytes", retry_after=self._retry_after())
+        self.count(call, size)
+
+    def count(self, call: Call, size: int) -> None:
+        """Count ``size`` bytes of a call that passes by the gate: they leave less room for others."""
         call.held += size
         self.bytes_in_flight += size
 

@@ -9,7 +9,6 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from weightloom import __version__
@@ -38,7 +37,6 @@ def build_app(engine: Engine, settings: Settings) -> ASGIApp:
     )
     api.include_router(status_router(engine, settings))
     api.include_router(models_router(engine, settings.max_page))
-    api.add_exception_handler(ClientDisconnect, _nobody_is_left)
     for error in (WeightloomError, HTTPException, RequestValidationError, Exception):
         api.add_exception_handler(error, _problem_response)
     _describe(api)
@@ -56,11 +54,6 @@ def build_app(engine: Engine, settings: Settings) -> ASGIApp:
             await in_a_call(engine, api, spec_limit, scope, receive, send)
 
     return app
-
-
-async def _nobody_is_left(request: Request, error: Exception) -> Response:
-    request.scope[CALL].code = "cancelled"
-    return Response(status_code=499)
 
 
 async def _problem_response(request: Request, error: Exception) -> Response:

@@ -11,7 +11,7 @@ from starlette.types import Message, Receive, Scope
 
 from weightloom.errors import DeadlineExceeded, LimitExceeded, WeightloomError
 
-__all__ = ["BodyLimit", "ClientGoneError", "Headers", "cancelled_when_gone", "limit_body", "read_body"]
+__all__ = ["BodyLimit", "ClientGoneError", "Headers", "cancelled_when_gone", "limit_body", "read_body", "replay"]
 
 
 class ClientGoneError(Exception):
@@ -111,7 +111,17 @@ async def _next_part(receive: Receive, seconds: float) -> Message:
         if not patience.expired():
             raise
         message = f"no byte of the request's body came for {seconds:g} s (setting stall_seconds)"
-        raise DeadlineExceeded(message, code="body_stalled") from None
+        raise DeadlineExceeded(message, code="sender_stalled") from None
+
+
+def replay(body: bytes, receive: Receive) -> Receive:
+    """``receive`` for those to whom a body that was read already must come once more."""
+    waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def replayed() -> Message:
+        return waiting.pop() if waiting else await receive()
+
+    return replayed
 
 
 def _too_large(size: int, limit: BodyLimit) -> WeightloomError:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from functools import partial
 
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from weightloom.engine import Call, Engine
-from weightloom.rest.body import BodyLimit, Headers, limit_body
+from weightloom.errors import WeightloomError
+from weightloom.rest import problems
+from weightloom.rest.body import BodyLimit, ClientGoneError, Headers, limit_body, read_body, replay
 
 __all__ = ["CALL", "in_a_call"]
 
@@ -22,7 +25,10 @@ SMALL_BODY_BYTES = 1 << 16  # of calls that have nothing large to say; they are 
 async def in_a_call(
     engine: Engine, app: ASGIApp, spec_limit: tuple[int, str], scope: Scope, receive: Receive, send: Send
 ) -> None:
-    """Run ``app``; status routes have an id, but are not counted. spec_limit: of a new model, and its setting."""
+    """Run ``app``; status routes have an id, but are not counted. spec_limit: of a new model, and its setting.
+
+    The body is read first: inside of FastAPI, an error of reading it would become another.
+    """
     with _call(engine, scope) as call:
 
         async def send_with_id(message: Message) -> None:
@@ -31,11 +37,23 @@ async def in_a_call(
                 message = {**message, "headers": headers}
             await send(message)
 
-        size, what = SMALL_BODY_BYTES, "for this call"
-        if call.name == "create_model":
-            size, what = spec_limit[0], f"setting {spec_limit[1]}"
-        limit = BodyLimit(size, what, engine.limits.stall_seconds, partial(engine.admission.hold, call))
-        await app({**scope, CALL: call}, limit_body(Headers(scope), receive, limit), send_with_id)
+        try:
+            body = await read_body(limit_body(Headers(scope), receive, _limit(engine, call, spec_limit)))
+        except ClientGoneError:
+            call.code = "cancelled"
+        except WeightloomError as error:
+            status, document = problems.problem_of(error, call)
+            headers = {name.decode(): value.decode() for name, value in problems.headers_of(error)}
+            await Response(document, status, headers, problems.MEDIA_TYPE)(scope, receive, send_with_id)
+        else:
+            await app({**scope, CALL: call}, replay(body, receive), send_with_id)
+
+
+def _limit(engine: Engine, call: Call, spec_limit: tuple[int, str]) -> BodyLimit:
+    size, what = SMALL_BODY_BYTES, "for this call"
+    if call.name == "create_model":
+        size, what = spec_limit[0], f"setting {spec_limit[1]}"
+    return BodyLimit(size, what, engine.limits.stall_seconds, partial(engine.admission.count, call))
 
 
 def _call(engine: Engine, scope: Scope) -> Call:

@@ -36,8 +36,7 @@ class FabricateRoute:
     """Answers with a stream of tiles; every error is sent before the first byte of a 200."""
 
     def __init__(self, engine: Engine, max_request_bytes: int, max_json_bytes: int) -> None:
-        self._engine, self._max_request_bytes = engine, max_request_bytes
-        self._max_json_bytes = max_json_bytes
+        self._engine, self._max_request_bytes, self._max_json_bytes = engine, max_request_bytes, max_json_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""

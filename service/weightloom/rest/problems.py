@@ -64,6 +64,8 @@ def problem_of(error: Exception, call: Call) -> tuple[int, bytes]:
 
 
 def _told(error: Exception) -> tuple[int, str, str, Sequence[errors.Violation]]:
+    if isinstance(error, HTTPException) and error.status_code == 400:  # FastAPI's own, where parsing fails oddly
+        error = errors.MalformedBody(f"the body is not JSON: {error.__cause__ or error.detail}", code="malformed_json")
     if isinstance(error, errors.WeightloomError):
         return status_of(error), error.code, error.message, error.violations
     if isinstance(error, HTTPException):

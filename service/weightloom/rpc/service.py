@@ -135,7 +135,7 @@ class FabricationService:
             if not patience.expired():
                 raise
             message = f"the request did not come within {stall_seconds:g} s (setting stall_seconds)"
-            raise DeadlineExceeded(message, code="body_stalled") from None
+            raise DeadlineExceeded(message, code="sender_stalled") from None
 
     async def _read(self, data: bytes, parse: Callable[[bytes], T]) -> T:
         if len(data) > self._max_request_bytes:
