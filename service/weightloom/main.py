@@ -39,6 +39,7 @@ def serve(settings: Settings) -> None:
     Raises Unavailable and OSError where that cannot begin; exits with a code where it ends badly.
     """
     configure(settings)
+    _raise_descriptor_limit()
     listener = reserve_port(settings.host, settings.port)
     grpc = _reserve_shared_port(settings.host, settings.grpc_port)
     settings = settings.model_copy(update={"grpc_port": grpc.getsockname()[1]})
@@ -48,6 +49,17 @@ def serve(settings: Settings) -> None:
             supervise(settings, listener, lambda: log.info("serving %s (%d workers)", url, settings.workers))
         else:
             run(settings, listener, lambda: log.info("serving %s", url))
+
+
+def _raise_descriptor_limit() -> None:
+    """As many connections as the system permits: the soft limit of 1024 is a default for programs that use select."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    log.info("at most %d files and connections (the system's limit; raise it with ulimit -n)", most)
 
 
 def _reserve_shared_port(host: str, port: int) -> socket.socket:

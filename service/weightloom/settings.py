@@ -74,11 +74,16 @@ class Settings(BaseSettings):
     max_bytes_in_flight: int = Field(
         1 << 30, ge=1, description="Bytes that request bodies and the windows of streams may hold in all; over it 429."
     )
-    max_queue_seconds: float = Field(30.0, gt=0, description="How long a request may wait for its turn; then 504.")
+    max_queue_seconds: float = Field(
+        30.0, gt=0, le=86400, allow_inf_nan=False, description="How long a request may wait for its turn; then 504."
+    )
     stall_seconds: float = Field(
         60.0,
         gt=0,
-        description="A client that takes no byte of a reply for so long, or sends none of a body, is dropped.",
+        le=86400,
+        allow_inf_nan=False,
+        description="A reader that does not take the next tile within so long is dropped, and a request of whose body "
+        "nothing comes for so long.",
     )
     residency: Residency = Field(
         Residency.AUTO,
@@ -130,7 +135,7 @@ class Settings(BaseSettings):
 
     def for_worker(self) -> Self:
         """The same settings for one of ``workers`` processes, with its share of what is meant for the whole server."""
-        share: dict[str, int] = {name: max(1, getattr(self, name) // self.workers) for name in SHARED}
+        share: dict[str, int] = {name: -(-getattr(self, name) // self.workers) for name in SHARED}
         if "threads" not in self.model_fields_set:
             share["threads"] = max(1, self.threads // self.workers)
         return self.model_copy(update=share)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import socket
 import time
 from collections.abc import Iterator
@@ -119,3 +120,38 @@ def test_a_deadline_cuts_a_stream_that_comes_too_late(server: Server) -> None:
     after = value(scrape(server), "requests_total", front="rest", call="fabricate", code="deadline_exceeded")
     assert after == before + 1
     assert server.post_json("/fabricate", bulk(8), x_request_timeout="10").status == 200
+
+
+def test_bodies_that_never_come_hold_nothing_and_are_given_up(tmp_path: Path) -> None:
+    """Sixteen clients announce 64 MiB each, all that may be in flight, and send none of it."""
+    head = (
+        "POST /fabricate HTTP/1.1\r\nHost: x\r\nContent-Type: application/octet-stream\r\nContent-Length: 67108864\r\n"
+    )
+    with running_server(tmp_path / "data", stall_seconds=1.0) as server, ExitStack() as stack:
+        host, port = urlparse(server.url).netloc.split(":")
+        idle = [stack.enter_context(socket.create_connection((host, int(port)), 30)) for _ in range(16)]
+        for connection in idle:
+            connection.sendall(head.encode() + b"\r\n")
+        assert server.post_json("/fabricate", bulk(64)).status == 200
+        for connection in idle:
+            answer = b""
+            while b"sender_stalled" not in answer:
+                answer += connection.recv(4096)
+            assert answer.startswith(b"HTTP/1.1 504")
+
+
+def test_a_body_of_no_announced_length_counts_as_what_it_is(tmp_path: Path) -> None:
+    body = json.dumps(ENDLESS).encode()
+    head = "POST /fabricate HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with running_server(tmp_path / "data", max_bytes_in_flight=32 << 20) as server, ExitStack() as stack:
+        host, port = urlparse(server.url).netloc.split(":")
+        for _ in range(4):  # each holds a window of 4 MiB; were it counted as max_json_bytes, two would fill the gate
+            connection = stack.enter_context(socket.create_connection((host, int(port)), 30))
+            connection.sendall(head.encode() + b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body))
+            assert connection.recv(4096).startswith(b"HTTP/1.1 200")
+
+
+def test_a_deadline_holds_for_reading_and_planning_too(server: Server) -> None:
+    tensors = [{"name": f"t{i}", "shape": [2], "kind": "constant", "value": "ones"} for i in range(20_000)]
+    late = server.post_json("/fabricate", {"seed": 1, "tensors": tensors}, x_request_timeout="0.01")
+    assert (late.status, late.json()["code"]) == (504, "deadline_exceeded")

@@ -147,14 +147,17 @@ def test_warming_can_be_called_off(tmp_path: Path) -> None:
         wait_until(lambda: server.memory() - before < 64 * MIB)
 
 
-def test_models_that_do_not_fit_together_are_told_and_the_first_one_stays(tmp_path: Path) -> None:
+def test_a_model_that_does_not_fit_with_the_others_is_told_and_they_are_warmed(tmp_path: Path) -> None:
     with running_server(tmp_path / "data", residency="virtual", factor_bytes=T_BYTES + 100) as server:
-        for seed, name in enumerate(("warm/one", "warm/two")):
-            assert server.post_json("/v1/models", MODEL | {"name": name, "seed": seed}).status == 201
+        small = {"tensors": [{"name": "s", "shape": [2], "l": 4, "r": 1}]}  # T takes 16 bytes
+        for seed, name in enumerate(("warm/one", "warm/two", "warm/x")):
+            model = MODEL | {"name": name, "seed": seed} | (small if name == "warm/x" else {})
+            assert server.post_json("/v1/models", model).status == 201
             path = f"/v1/models/{name}/residency"
             server.request("PUT", path, b'{"residency": "resident"}', content_type="application/json")
         wait_until(lambda: "warm/two is to be resident, but does not fit into factor_bytes" in server.log.read_text())
         wait_until(lambda: shown(server) == ("resident", T_BYTES))
+        wait_until(lambda: server.request("GET", "/v1/models/warm/x").json()["resident_bytes"] == 16)
         server.post_json("/v1/models", MODEL | {"name": "another", "seed": 9})  # the registry changes: another look
         wait_until(lambda: server.request("GET", "/v1/models/another").status == 200)
         time.sleep(1.5)

@@ -17,10 +17,11 @@ __all__ = ["REST_VISITS"]
 
 SLOW_CHUNK = 1 << 16
 CROWD, HOARD = 40, 14  # beyond max_streams + max_queued, and beyond max_bytes_in_flight in bodies of 1 MiB
+MOST = 950_000  # of the MiB that a body may have
 UPLOAD = HttpRequest(
     "POST",
     "/fabricate?model=soak/small",
-    b"4\r\nhalf\r\n",
+    b"%x\r\n%s\r\n" % (MOST, b"x" * MOST),
     (("content-type", "application/octet-stream"), ("transfer-encoding", "chunked")),
 )
 

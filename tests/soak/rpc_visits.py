@@ -101,7 +101,12 @@ def _check_first(visitor: Visitor, request_id: str, chunk: pb.FabricateChunk, or
 
 async def failed(visitor: Visitor, request_id: str, error: grpc.aio.AioRpcError) -> str:
     """Hold an error against the table: its code."""
-    failure = await asyncio.to_thread(read_failure, error)
+    try:
+        failure = await asyncio.to_thread(read_failure, error)
+    except ValueError:  # gRPC's own "Deadline Exceeded" came on top of what the server said
+        if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+            return visitor.ended(request_id, GAVE_UP)
+        raise
     if not failure.reason and error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
         return visitor.ended(request_id, GAVE_UP)  # gRPC in this process noticed first
     told = (failure.status, failure.domain, failure.trailers.get(ID))

@@ -40,12 +40,22 @@ class Admission:
 
     def hold(self, call: Call, size: int) -> None:
         """Count ``size`` bytes (a request's body) against ``max_bytes_in_flight``. Raises Overloaded."""
-        if self.running + self.bytes_in_flight and self.bytes_in_flight + size > self._limits.max_bytes_in_flight:
+        if self.bytes_in_flight and self.bytes_in_flight + size > self._limits.max_bytes_in_flight:
             message = f"requests and streams hold {self.bytes_in_flight} bytes, this one would add {size}"
             limit = f"at most {self._limits.max_bytes_in_flight} (setting max_bytes_in_flight)"
             raise Overloaded(f"{message}, {limit}", code="too_many_bytes", retry_after=self._retry_after())
+        self.count(call, size)
+
+    def count(self, call: Call, size: int) -> None:
+        """Count ``size`` bytes of a call that passes by the gate: they leave less room for others."""
         call.held += size
         self.bytes_in_flight += size
+
+    def check_room(self, jobs: int) -> None:
+        """Raise Overloaded where ``jobs``, which come before the gate, and those that wait at it fill the queue."""
+        if jobs and jobs + len(self._queue) >= self._limits.max_queued:
+            message = f"{jobs} requests are being read or planned and {len(self._queue)} wait (setting max_queued)"
+            raise Overloaded(message, retry_after=self._retry_after())
 
     async def enter(self, call: Call, size: int) -> None:
         """Take a place among the streams for one that holds ``size`` bytes, or wait for it.

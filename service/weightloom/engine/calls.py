@@ -9,7 +9,8 @@ import asyncio
 import itertools
 import os
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from types import TracebackType
 from typing import Self, cast
@@ -76,6 +77,18 @@ class Call:
     def expires_in(self, seconds: float | None) -> None:
         """Set the deadline, counted from the call's beginning."""
         self.deadline = None if seconds is None else self.began + seconds
+
+    @asynccontextmanager
+    async def in_time(self) -> AsyncIterator[None]:
+        """Raise DeadlineExceeded where this context lasts beyond the deadline."""
+        limit = asyncio.timeout(self.remaining)
+        try:
+            async with limit:
+                yield
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise DeadlineExceeded("the deadline that the client gave has passed") from None
 
     def failed(self, error: BaseException) -> None:
         """Note how the call ends, for fronts that turn the error into a reply inside of the context."""

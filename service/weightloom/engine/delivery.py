@@ -19,17 +19,11 @@ async def deliver(tiles: AsyncIterator[memoryview], write: Write, call: Call, st
 
     Raises DeadlineExceeded when the call's deadline has passed, or when one tile takes longer than ``stall_seconds``.
     """
-    deadline = asyncio.timeout(call.remaining)
-    try:
-        async with deadline:
-            await _write(write, await anext(tiles, memoryview(b"")), call, stall_seconds)
-            async for tile in tiles:
-                await asyncio.sleep(0)  # write() mostly returns without yielding, and other requests would starve
-                await _write(write, tile, call, stall_seconds)
-    except TimeoutError:
-        if not deadline.expired():
-            raise
-        raise DeadlineExceeded("the deadline that the client gave has passed") from None
+    async with call.in_time():
+        await _write(write, await anext(tiles, memoryview(b"")), call, stall_seconds)
+        async for tile in tiles:
+            await asyncio.sleep(0)  # write() mostly returns without yielding, and other requests would starve
+            await _write(write, tile, call, stall_seconds)
 
 
 async def deliver_one(tile: memoryview, write: Write, call: Call, stall_seconds: float) -> None:
@@ -46,7 +40,7 @@ async def _write(write: Write, tile: memoryview, call: Call, stall_seconds: floa
     except TimeoutError:
         if not patience.expired():
             raise
-        message = f"no byte was read for {stall_seconds:g} s (setting stall_seconds)"
+        message = f"not one tile was taken within {stall_seconds:g} s (setting stall_seconds)"
         raise DeadlineExceeded(message, code="reader_stalled") from None
     call.send += time.perf_counter() - began
     call.sent_bytes += len(tile)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
+from typing import ParamSpec, TypeVar
 
 import numpy as np
 
@@ -31,8 +34,11 @@ from weightloom.requests import FabricateRequest
 
 __all__ = ["Engine", "Fabrication"]
 
+PLANNING_THREADS = 2
 KEPT_TILES = 32  # blocks of memory that lie ready for reuse while there is something to do
 
+P = ParamSpec("P")
+R = TypeVar("R")
 Write = Callable[[memoryview], Awaitable[None]]
 
 
@@ -89,7 +95,8 @@ class Engine:
         self.observer = observer or Observer()
         self.admission = Admission(limits, self.observer)
         self.lifecycle = Lifecycle(self.admission)
-        self._writes = Turns()
+        self._writes, self._jobs = Turns(), 0
+        self._pool = ThreadPoolExecutor(PLANNING_THREADS, thread_name_prefix="planner")
         self._buffers = TileBuffers(limits.tile_bytes, kept=max(KEPT_TILES, limits.threads + limits.tile_window))
         self._scheduler = TileScheduler(limits.threads, self._buffers, self.observer)
         self.residencies = Residencies(registry, backend, limits, self.observer)
@@ -133,8 +140,20 @@ class Engine:
         """
         model = self._planner.find(request)
         if self._planner.is_large(request, model):
-            return Fabrication(*await asyncio.to_thread(self._planner.plan, request, model), self)
+            return Fabrication(*await self.work(self._planner.plan, request, model), self)
         return Fabrication(*self._planner.plan(request, model), self)
+
+    async def work(self, job: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """What ``job`` gives, made on one of a few threads of its own: parsing and planning that take milliseconds.
+
+        Readiness and the registry have other threads. Raises Overloaded where as many wait as may wait at the gate.
+        """
+        self.admission.check_room(self._jobs)
+        self._jobs += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._pool, partial(job, *args, **kwargs))
+        finally:
+            self._jobs -= 1
 
     def plan(self, request: FabricateRequest) -> Fabrication:
         """``fabricate`` for callers without an event loop."""
@@ -198,6 +217,7 @@ class Engine:
 
     def close(self) -> None:
         """Stop the workers, free the factors and let go of the registry."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
         self._scheduler.close()
         self.residencies.close()
         self.registry.close()

@@ -9,6 +9,7 @@ and always kept, within a budget of their own. All bits are the same either way.
 from __future__ import annotations
 
 import itertools
+import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
@@ -24,6 +25,8 @@ from weightloom.fabric import Backend
 from weightloom.fabric.factors import Factors, ResidentT
 
 __all__ = ["FactorStore", "FactorView", "Residency"]
+
+log = logging.getLogger(__name__)
 
 REMEMBERED = 1 << 14  # factors whose last request is remembered though they are not kept
 
@@ -63,11 +66,17 @@ class FactorStore:
             self._last_use[factors.key] = now
             if len(self._last_use) > REMEMBERED:
                 self._last_use.popitem(last=False)
-        size = ResidentT.size_of(factors)
         if residency is Residency.RESIDENT:
-            self._t.add(factors.key, size, now, lambda: ResidentT(factors))
+            self._keep(factors, now, None)
         elif last_use is not None:  # its second request, and more recent than the last one of whatever must go for it
-            self._t.add(factors.key, size, now, lambda: ResidentT(factors), only_over=last_use)
+            self._keep(factors, now, last_use)
+
+    def _keep(self, factors: Factors, now: int, only_over: int | None) -> None:
+        size = ResidentT.size_of(factors)
+        try:
+            self._t.add(factors.key, size, now, lambda: ResidentT(factors), only_over)
+        except (OSError, MemoryError) as error:
+            log.warning("T of %s stays virtual: the system gives no %d bytes (%s)", factors.tensor, size, error)
 
     def t(self, factors: Factors) -> ResidentT | None:
         """T, if it is kept now. Hold it for one pass and no longer, so that its memory can be given back."""
@@ -75,7 +84,7 @@ class FactorStore:
 
     def pqs(self, factors: Factors) -> PQS | None:
         """P, Q and S, drawn once however many ask at the same time; None where they are larger than the budget."""
-        key = factors.seed, factors.p.stream, factors.l, factors.r, factors.hidden_dim
+        key = factors.seed, factors.tensor, factors.l, factors.r, factors.hidden_dim
         now = self._now()
         found = self._pqs.use(key, now)
         if found is None:

@@ -34,7 +34,7 @@ class HouseKeeping:
         read: Callable[[VirtualFile, int, int], TileStream],
     ) -> None:
         self._registry, self._residencies, self._backend, self._read = registry, residencies, backend, read
-        self._wake, self._seen, self._told = asyncio.Event(), NEVER, ""
+        self._wake, self._seen, self._told = asyncio.Event(), NEVER, set[str]()
 
     def look_soon(self) -> None:
         """Look at the registry now, and not only within the next second."""
@@ -76,17 +76,18 @@ class HouseKeeping:
                 spec = await asyncio.to_thread(self._registry.load, summary)
             except NotFound:  # deleted meanwhile
                 continue
-            room -= (await asyncio.to_thread(self._residencies.status, summary, spec)).t_bytes
-            if room < 0:
+            size = (await asyncio.to_thread(self._residencies.status, summary, spec)).t_bytes
+            if size > room:
                 self._tell_of_no_room(spec)
-                return True
+                continue
+            room -= size
             if not await self._warm(spec, summary, until):
                 return False
         return True
 
     def _tell_of_no_room(self, spec: ModelSpec) -> None:
-        if spec.digest != self._told:
-            self._told = spec.digest
+        if spec.digest not in self._told:
+            self._told.add(spec.digest)
             log.warning("model %s is to be resident, but does not fit into factor_bytes with the others", spec.name)
 
     async def _warm(self, spec: ModelSpec, summary: ModelSummary, until: float) -> bool:

@@ -23,7 +23,7 @@ __all__ = ["Plan", "Planner"]
 SMALL_BYTES, SMALL_WORK = 1 << 16, 1 << 15
 # From here on, planning itself takes milliseconds and goes to a thread.
 LARGE_PLAN_TENSORS, LARGE_PLAN_NUMBERS = 64, 1 << 16
-KEPT_BYTES = 64 << 20  # of the layouts that plans hold
+KEPT_BYTES = 64 << 20  # of plans, with what they hold
 
 KeptFor = Callable[[ModelSpec, ModelSummary | None], KeptFactors]
 
@@ -36,6 +36,7 @@ class Plan:
     start: int
     stop: int
     is_small: bool
+    form_bytes: int
 
 
 class Planner:
@@ -44,7 +45,7 @@ class Planner:
     def __init__(self, registry: Registry, backend: Backend, limits: EngineLimits, kept_for: KeptFor) -> None:
         self._registry, self._backend, self._limits, self._kept_for = registry, backend, limits, kept_for
         self._plans: BoundedCache[tuple[Hashable, str], Plan] = BoundedCache(
-            KEPT_BYTES, lambda plan: plan.layout.weight
+            KEPT_BYTES, lambda plan: plan.layout.weight + plan.form_bytes
         )
 
     def find(self, request: FabricateRequest) -> ModelSpec | ModelSummary:
@@ -76,4 +77,4 @@ class Planner:
             expected = f"at most {self._limits.max_output_bytes} (setting max_output_bytes); ask for part of it"
             raise LimitExceeded.at("output bytes", length, expected, code="output_too_large")
         is_small = length <= SMALL_BYTES and layout.work <= SMALL_WORK
-        return Plan(layout, request.offset, request.offset + length, is_small)
+        return Plan(layout, request.offset, request.offset + length, is_small, request.form_bytes)

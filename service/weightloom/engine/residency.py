@@ -68,6 +68,7 @@ class Residencies:
             if followed is None:
                 followed = self._followed[spec.digest] = _Followed(spec, self._store.view(residency))
                 self._new.add(spec.digest)
+            self._followed.move_to_end(spec.digest)
             if len(self._followed) > FOLLOWED:
                 self._followed.popitem(last=False)
             if followed.view.residency is not residency:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -37,12 +36,12 @@ class Shelf(Generic[V]):
         return None if place is None else place.value
 
     def use(self, key: Hashable, now: int) -> V | None:
-        """A value, now the most recently used. (No lock: every request comes here, and each step is atomic.)"""
-        place = self._places.get(key)
-        if place is None:
-            return None
-        place.last_use = now
-        with suppress(KeyError):  # it leaves at this very moment
+        """A value, which is now the most recently used."""
+        with self._lock:
+            place = self._places.get(key)
+            if place is None:
+                return None
+            place.last_use = now
             self._places.move_to_end(key)
         self._observer.factor_used(self._name)
         return place.value
@@ -59,9 +58,9 @@ class Shelf(Generic[V]):
             leaving = self._leaving(size, only_over)
             if leaving is None:
                 return None
+            value = make()  # before anything goes, since it can fail
             for old in leaving:
                 self._remove(old)
-            value = make()
             self._places[key] = _Place(value, size, now)
             self._held += size
         self._observer.factor_built(self._name)
@@ -85,7 +84,7 @@ class Shelf(Generic[V]):
         leaving, free = [], self._budget - self._held
         if size > self._budget:
             return None
-        for key, place in list(self._places.items()):  # a copy, since ``use`` moves places meanwhile
+        for key, place in self._places.items():
             if free >= size:
                 break
             if only_over is not None and place.last_use >= only_over:

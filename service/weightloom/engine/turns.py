@@ -29,7 +29,6 @@ class Turns:
         except TimeoutError:
             message = "the registry is busy: writes that came before this one did not end in time; try again later"
             raise Unavailable(message) from None
-        try:
-            return await asyncio.to_thread(call, *args, **kwargs)
-        finally:
-            self._free.release()
+        job = asyncio.ensure_future(asyncio.to_thread(call, *args, **kwargs))
+        job.add_done_callback(lambda _: self._free.release())  # the thread goes on where this call is cancelled
+        return await asyncio.shield(job)

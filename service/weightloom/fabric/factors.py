@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import mmap
 import threading
-from functools import cached_property
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from weightloom.fabric.streams import factor_stream
+from weightloom.fabric.streams import FactorStream, factor_stream
 
 __all__ = ["BUILD", "DRAW", "GROUPS", "NOTHING_KEPT", "READ", "Factors", "KeptFactors", "ResidentT", "chunk_groups"]
 
@@ -27,18 +26,41 @@ CHUNK_DRAWS = 1 << 19
 
 
 class Factors:
-    """Of the tensor called ``tensor`` under a 64-bit ``seed``: P (l, r), Q and S (hidden_dim, r), T (numel, r)."""
+    """Of the tensor called ``tensor`` under a 64-bit ``seed``: P (l, r), Q and S (hidden_dim, r), T (numel, r).
+
+    numbers: the seed and the streams P, Q, S and T, as kernels take them: uint64 (5,). key: equal for the same T.
+    """
+
+    __slots__ = ("hidden_dim", "key", "l", "numbers", "numel", "r", "seed", "tensor")
 
     def __init__(self, seed: int, tensor: str, l: int, r: int, hidden_dim: int, numel: int) -> None:
         self.seed, self.tensor, self.l, self.r, self.hidden_dim, self.numel = seed, tensor, l, r, hidden_dim, numel
-        self.p, self.q, self.s, self.t = (factor_stream(seed, tensor, factor) for factor in "PQST")
-        self.key = (seed, self.t.stream, r, numel)
+        streams = [factor_stream(seed, tensor, factor).stream for factor in "PQST"]
+        self.numbers = np.array([seed, *streams], np.uint64)
+        self.key = (seed, streams[3], r, numel)
 
-    @cached_property
-    def numbers(self) -> npt.NDArray[np.uint64]:
-        """The seed and the streams P, Q, S and T, as kernels take them: uint64 (5,)."""
-        streams = self.p, self.q, self.s, self.t
-        return np.array([self.seed, *(stream.stream for stream in streams)], np.uint64)
+    def _stream(self, place: int) -> FactorStream:
+        return FactorStream(self.seed, int(self.numbers[place]))
+
+    @property
+    def p(self) -> FactorStream:
+        """P's stream."""
+        return self._stream(1)
+
+    @property
+    def q(self) -> FactorStream:
+        """Q's stream."""
+        return self._stream(2)
+
+    @property
+    def s(self) -> FactorStream:
+        """S's stream."""
+        return self._stream(3)
+
+    @property
+    def t(self) -> FactorStream:
+        """T's stream."""
+        return self._stream(4)
 
     @property
     def pqs_sizes(self) -> tuple[int, int, int]:
@@ -65,7 +87,7 @@ class ResidentT:
         shape = -(-factors.numel // self.rows), 4 * factors.r, groups
         self.planes: F32 = np.frombuffer(mmap.mmap(-1, 4 * int(np.prod(shape))), np.float32).reshape(shape)
         self.sources: U8 = np.full(shape[0], BUILD, np.uint8)
-        self.is_whole = False
+        self._numel, self.is_whole = factors.numel, False
         self._lock = threading.Lock()
 
     @staticmethod
@@ -82,15 +104,24 @@ class ResidentT:
     def claim(self, start: int, count: int) -> U8:
         """Where a pass over rows start ... start + count - 1 finds its chunks: uint8, one for each.
 
-        A chunk is built by one pass; others that come meanwhile draw it for themselves. ``release`` must follow.
+        A chunk is built by one pass that wants a quarter of it at least; others draw for themselves what they want of
+        it. ``release`` must follow.
         """
-        chunks = slice(start // self.rows, -(-(start + count) // self.rows))
+        first, stop = start // self.rows, -(-(start + count) // self.rows)
         if self.is_whole:
-            return self.sources[chunks]
+            return self.sources[first:stop]
         with self._lock:
-            sources = self.sources[chunks].copy()
-            self.sources[chunks][sources == BUILD] = DRAW
+            sources = self.sources[first:stop].copy()
+            for chunk in {first, stop - 1}:
+                if sources[chunk - first] == BUILD and self._is_little(chunk, start, start + count):
+                    sources[chunk - first] = DRAW
+            self.sources[first:stop][sources == BUILD] = DRAW
         return sources
+
+    def _is_little(self, chunk: int, start: int, stop: int) -> bool:
+        """Whether rows start ... stop - 1 are so few of a chunk that to draw all of it would take too long for them."""
+        begin, end = chunk * self.rows, min(self._numel, (chunk + 1) * self.rows)
+        return 4 * (min(stop, end) - max(start, begin)) < end - begin
 
     def release(self, start: int, sources: U8, *, built: bool) -> None:
         """End a claim on chunks from row ``start`` on: what it was to build is there now, or is to be built again."""

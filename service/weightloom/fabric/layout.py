@@ -28,8 +28,8 @@ __all__ = ["TILE_BYTES", "FileLayout", "TileKey", "lay_out"]
 
 TILE_BYTES = 1 << 20
 TILE_SECTIONS = 256  # so that a model of very many tiny tensors still makes short tiles
-KEPT_BYTES = 128 << 20  # of layouts in all; enough for one of 100,000 tensors
-SECTION_BYTES = 1024  # what a section takes, with its place in the key
+KEPT_BYTES = 512 << 20  # of layouts in all; enough for one of 100,000 tensors
+SECTION_BYTES, SPEC_BYTES = 3072, 1536  # what a section takes once it was used, and a tensor of the model
 
 Batches = Mapping[str, int | None]
 
@@ -85,7 +85,7 @@ class FileLayout:
     @property
     def weight(self) -> int:
         """Bytes of memory that the layout takes, about."""
-        return len(self.header) + SECTION_BYTES * (len(self.sections) + 1)
+        return len(self.header) + SECTION_BYTES * len(self.sections) + SPEC_BYTES * len(self.model.tensors)
 
     @cached_property
     def work(self) -> int:

@@ -168,17 +168,17 @@ class TensorSection:
 
     def tile_size(self, tile_bytes: int) -> int:
         """Fewer bytes than ``tile_bytes`` where many numbers are drawn for each element."""
-        size = self._tile_sizes.get(tile_bytes)
-        if size is None:
+        asked, size = self._tile_size  # for one tile_bytes, again and again
+        if asked != tile_bytes:
             draws, item = self.part.spec.draws_per_element, self.dtype.itemsize
             elements = max(MIN_TILE_ELEMENTS, TILE_DRAWS // draws) if draws else tile_bytes
-            size = self._tile_sizes[tile_bytes] = min(max(tile_bytes, item), elements * item)
+            size = min(max(tile_bytes, item), elements * item)
+            self.__dict__["_tile_size"] = tile_bytes, size
         return size
 
     @cached_property
-    def _tile_sizes(self) -> dict[int, int]:
-        """What ``tile_size`` has found: it is asked several times for each tile."""
-        return {}
+    def _tile_size(self) -> tuple[int, int]:
+        return 0, 0
 
     def cut(self, offset: int, tile_bytes: int) -> int:
         """At multiples of the tile size in a W, or of several whole W's where they are small.

@@ -70,6 +70,7 @@ class VirtualFile:
         self.layout, self.model, self.dtype = layout, layout.model, layout.dtype
         self._w, self._backend, self._kept = w, backend, kept
         self._weavers: OrderedDict[tuple[str, int], Weaver] = OrderedDict()
+        self._expected: set[str] = set()  # tensors of which the store knows that this file needs their factors
         self._lock = threading.Lock()
 
     @property
@@ -129,6 +130,9 @@ class VirtualFile:
         key = (spec.name, block)
         with self._lock:
             if key not in self._weavers:
+                if section.factors is not None and spec.name not in self._expected:
+                    self._expected.add(spec.name)
+                    self._kept.expect(section.factors)
                 w = self._w.get(spec.name, _NO_W)[first : first + section.block]
                 self._weavers[key] = spec.weaver(section.factors, w, self._backend, self._kept)
                 if len(self._weavers) > KEPT_WEAVERS:

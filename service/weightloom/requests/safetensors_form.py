@@ -72,7 +72,15 @@ def request_from_safetensors(body: bytes, options: RequestOptions) -> FabricateR
         _forms.put((options, header, len(body)), form)
     w = {entry.name: safetensors.tensor(entry, body) for entry in form.entries}
     return FabricateRequest(
-        form.model, w, options.dtype, options.tensors, options.rows, options.offset, options.length, form
+        form.model,
+        w,
+        options.dtype,
+        options.tensors,
+        options.rows,
+        options.offset,
+        options.length,
+        form,
+        8 * len(header),
     )
 
 

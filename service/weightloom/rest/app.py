@@ -40,6 +40,7 @@ def build_app(engine: Engine, settings: Settings) -> ASGIApp:
     for error in (WeightloomError, HTTPException, RequestValidationError, Exception):
         api.add_exception_handler(error, _problem_response)
     _describe(api)
+    spec_limit = min((settings.max_request_bytes, "max_request_bytes"), (settings.max_json_bytes, "max_json_bytes"))
     fabricate = FabricateRoute(engine, settings.max_request_bytes, settings.max_json_bytes)
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -50,7 +51,7 @@ def build_app(engine: Engine, settings: Settings) -> ASGIApp:
         else:
             if scope["method"] == "HEAD":
                 scope = {**scope, "method": "GET"}  # the server leaves the body away
-            await in_a_call(engine, api, settings.max_request_bytes, scope, receive, send)
+            await in_a_call(engine, api, spec_limit, scope, receive, send)
 
     return app
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 from starlette.types import Message, Receive, Scope
 
 from weightloom.errors import DeadlineExceeded, LimitExceeded, WeightloomError
 
-__all__ = ["ClientGoneError", "Headers", "cancelled_when_gone", "read_body", "replay"]
+__all__ = ["BodyLimit", "ClientGoneError", "Headers", "cancelled_when_gone", "limit_body", "read_body", "replay"]
 
 
 class ClientGoneError(Exception):
@@ -33,9 +34,9 @@ class Headers:
         value = self._values.get(name)
         return "" if value is None else value.decode("latin-1")
 
-    def body_bytes(self, otherwise: int = 0) -> int:
-        """The body's length where it was announced; HTTP/1.1 may send one without."""
-        return int(self._values.get(b"content-length", otherwise))
+    def body_bytes(self) -> int:
+        """The body's length where it was announced, else 0; HTTP/1.1 may send one without."""
+        return int(self._values.get(b"content-length", 0))
 
 
 @asynccontextmanager
@@ -60,33 +61,56 @@ async def cancelled_when_gone(receive: Receive) -> AsyncIterator[None]:
         watcher.cancel()
 
 
-async def read_body(
-    headers: Headers, receive: Receive, limit: int, stall_seconds: float, setting: str = "max_request_bytes"
-) -> bytes:
-    """The whole body. Raises LimitExceeded as soon as it is known to be longer, DeadlineExceeded where nothing more
-    comes for ``stall_seconds``, and ClientGoneError where it breaks off.
-    """
-    if (announced := headers.body_bytes()) > limit:
-        raise _too_large(announced, limit, setting)
+async def read_body(receive: Receive) -> bytes:
+    """The whole body. Raises ClientGoneError where it breaks off."""
     parts: list[bytes] = []
-    seen, more = 0, True
-    while more:
-        message = await _soon(receive, stall_seconds)
+    while True:
+        message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientGoneError
         parts.append(message.get("body", b""))
-        seen, more = seen + len(parts[-1]), message.get("more_body", False)
-        if seen > limit:
-            raise _too_large(seen, limit, setting)
-    return parts[0] if len(parts) == 1 else b"".join(parts)
+        if not message.get("more_body", False):
+            return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-async def _soon(receive: Receive, seconds: float) -> Message:
+@dataclass(frozen=True)
+class BodyLimit:
+    """size: in bytes, and ``what`` sets it, for people. seconds: for the next part to come, of which count is told."""
+
+    size: int
+    what: str
+    seconds: float
+    count: Callable[[int], None]
+
+
+def limit_body(headers: Headers, receive: Receive, limit: BodyLimit) -> Receive:
+    """``receive``, but raising LimitExceeded for a body that is longer, DeadlineExceeded for one that does not come."""
+    announced, seen, ended = headers.body_bytes(), 0, False
+
+    async def limited() -> Message:
+        nonlocal seen, ended
+        if announced > limit.size:
+            raise _too_large(announced, limit)
+        message = await (receive() if ended else _next_part(receive, limit.seconds))
+        size = len(message.get("body", b""))
+        seen, ended = seen + size, not message.get("more_body", False)
+        if seen > limit.size:
+            raise _too_large(seen, limit)
+        limit.count(size)
+        return message
+
+    return limited
+
+
+async def _next_part(receive: Receive, seconds: float) -> Message:
+    patience = asyncio.timeout(seconds)
     try:
-        async with asyncio.timeout(seconds):
+        async with patience:
             return await receive()
     except TimeoutError:
-        message = f"nothing more of the body came for {seconds:g} s (setting stall_seconds)"
+        if not patience.expired():
+            raise
+        message = f"no byte of the request's body came for {seconds:g} s (setting stall_seconds)"
         raise DeadlineExceeded(message, code="sender_stalled") from None
 
 
@@ -100,6 +124,6 @@ def replay(body: bytes, receive: Receive) -> Receive:
     return replayed
 
 
-def _too_large(size: int, limit: int, setting: str) -> WeightloomError:
-    expected = f"at most {limit} (setting {setting})"
+def _too_large(size: int, limit: BodyLimit) -> WeightloomError:
+    expected = f"at most {limit.size} ({limit.what})"
     return LimitExceeded.at("body", f"{size} bytes or more", expected, code="body_too_large")

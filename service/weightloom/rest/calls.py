@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from weightloom.engine import Call, Engine
 from weightloom.errors import WeightloomError
 from weightloom.rest import problems
-from weightloom.rest.body import ClientGoneError, Headers, read_body, replay
+from weightloom.rest.body import BodyLimit, ClientGoneError, Headers, limit_body, read_body, replay
 
 __all__ = ["CALL", "in_a_call"]
 
@@ -17,12 +19,15 @@ MODELS = "/v1/models"
 ON_ALL = {"GET": "list_models", "POST": "create_model"}
 ON_ONE = {"GET": "get_model", "DELETE": "delete_model", "PUT": "set_residency"}
 OTHER = "other"
+SMALL_BODY_BYTES = 1 << 16  # of calls that have nothing large to say; they are parsed on the event loop
 
 
-async def in_a_call(engine: Engine, app: ASGIApp, limit: int, scope: Scope, receive: Receive, send: Send) -> None:
-    """Run ``app``; status routes have an id, but are not counted.
+async def in_a_call(
+    engine: Engine, app: ASGIApp, spec_limit: tuple[int, str], scope: Scope, receive: Receive, send: Send
+) -> None:
+    """Run ``app``; status routes have an id, but are not counted. spec_limit: of a new model, and its setting.
 
-    The body, of ``limit`` bytes at most, is read first: inside of FastAPI, an error of reading it would become another.
+    The body is read first: inside of FastAPI, an error of reading it would become another.
     """
     with _call(engine, scope) as call:
 
@@ -33,21 +38,29 @@ async def in_a_call(engine: Engine, app: ASGIApp, limit: int, scope: Scope, rece
             await send(message)
 
         try:
-            body = await read_body(Headers(scope), receive, limit, engine.limits.stall_seconds)
+            body = await read_body(limit_body(Headers(scope), receive, _limit(engine, call, spec_limit)))
         except ClientGoneError:
             call.code = "cancelled"
         except WeightloomError as error:
             status, document = problems.problem_of(error, call)
-            await Response(document, status, media_type=problems.MEDIA_TYPE)(scope, receive, send_with_id)
+            headers = {name.decode(): value.decode() for name, value in problems.headers_of(error)}
+            await Response(document, status, headers, problems.MEDIA_TYPE)(scope, receive, send_with_id)
         else:
             await app({**scope, CALL: call}, replay(body, receive), send_with_id)
+
+
+def _limit(engine: Engine, call: Call, spec_limit: tuple[int, str]) -> BodyLimit:
+    size, what = SMALL_BODY_BYTES, "for this call"
+    if call.name == "create_model":
+        size, what = spec_limit[0], f"setting {spec_limit[1]}"
+    return BodyLimit(size, what, engine.limits.stall_seconds, partial(engine.admission.count, call))
 
 
 def _call(engine: Engine, scope: Scope) -> Call:
     method, path, headers = scope["method"], scope["path"], Headers(scope)
     request_id = headers.get(b"x-request-id")
     if path != MODELS and not path.startswith(f"{MODELS}/"):
-        return Call(lambda call: _note_unknown_path(engine, call), "rest", OTHER, request_id)
+        return Call(partial(_end_of_other, engine), "rest", OTHER, request_id)
     model = path.removeprefix(MODELS)[1:]
     name = (ON_ONE if model else ON_ALL).get(method, OTHER)
     call = engine.call("rest", name, request_id, traceparent=headers.get(b"traceparent"))
@@ -55,6 +68,7 @@ def _call(engine: Engine, scope: Scope) -> Call:
     return call
 
 
-def _note_unknown_path(engine: Engine, call: Call) -> None:
+def _end_of_other(engine: Engine, call: Call) -> None:
+    engine.admission.leave(call)
     if call.code == "route_not_found":
         engine.observer.call_ended(call)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from urllib.parse import quote
 
 from starlette.exceptions import HTTPException
@@ -23,7 +22,7 @@ from weightloom.requests import (
     request_from_safetensors,
 )
 from weightloom.rest import problems
-from weightloom.rest.body import ClientGoneError, Headers, cancelled_when_gone, read_body
+from weightloom.rest.body import BodyLimit, ClientGoneError, Headers, cancelled_when_gone, limit_body, read_body
 from weightloom.rest.transport import cut_off
 
 __all__ = ["FabricateRoute"]
@@ -38,7 +37,6 @@ class FabricateRoute:
 
     def __init__(self, engine: Engine, max_request_bytes: int, max_json_bytes: int) -> None:
         self._engine, self._max_request_bytes, self._max_json_bytes = engine, max_request_bytes, max_json_bytes
-        self._stall_seconds = engine.limits.stall_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
@@ -64,7 +62,8 @@ class FabricateRoute:
         if scope["method"] != "POST":
             raise HTTPException(405, f"{scope['method']} is not allowed here, only POST")
         call.expires_in(_timeout(headers))
-        fabrication = await self._engine.fabricate(await self._read_request(scope, headers, receive, call))
+        async with call.in_time():
+            fabrication = await self._engine.fabricate(await self._read_request(scope, headers, receive, call))
         etag = fabrication.file.etag
         check_if_match(headers.get(b"if-match"), etag, "If-Match")
         if_none_match = headers.get(b"if-none-match").replace("W/", "")  # a proxy may have weakened it on the way
@@ -80,12 +79,12 @@ class FabricateRoute:
 
     async def _read_request(self, scope: Scope, headers: Headers, receive: Receive, call: Call) -> FabricateRequest:
         convert = _converter(scope, headers)
-        limit, setting = self._max_request_bytes, "max_request_bytes"
-        if convert is request_from_json and self._max_json_bytes < limit:
-            limit, setting = self._max_json_bytes, "max_json_bytes"
-        self._engine.admission.hold(call, min(limit, headers.body_bytes(otherwise=limit)))
-        body = await read_body(headers, receive, limit, self._stall_seconds, setting)
-        return await asyncio.to_thread(convert, body) if len(body) > LARGE_BODY_BYTES else convert(body)
+        size, what = self._max_request_bytes, "setting max_request_bytes"
+        if convert is request_from_json and self._max_json_bytes < size:
+            size, what = self._max_json_bytes, "setting max_json_bytes"
+        seconds, count = self._engine.limits.stall_seconds, partial(self._engine.admission.hold, call)
+        body = await read_body(limit_body(headers, receive, BodyLimit(size, what, seconds, count)))
+        return await self._engine.work(convert, body) if len(body) > LARGE_BODY_BYTES else convert(body)
 
 
 class _Reply:

@@ -32,8 +32,10 @@ class TileProtocol(HttpToolsProtocol):
         sock = transport.get_extra_info("socket")
         plain = transport.get_extra_info("sslcontext") is None and sock is not None
         if sock is not None and hasattr(socket, "TCP_USER_TIMEOUT"):
-            # The last bytes of a reply wait in buffers where no handler sees a stalled reader; the system does.
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(self.stall_seconds * 1000))
+            # The last bytes of a reply wait in buffers where no handler sees a stalled reader; the system does. It has
+            # twice the time, so that a handler that does see one is first, and can say why.
+            milliseconds = min(int(2000 * self.stall_seconds), (1 << 31) - 1)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
         super().connection_made(_DirectTransport(transport) if plain else transport)  # type: ignore[arg-type]
 
     def on_message_begin(self) -> None:

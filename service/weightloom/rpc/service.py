@@ -13,7 +13,7 @@ import grpc.aio
 from weightloom_proto.v1 import fabrication_pb2 as pb
 
 from weightloom.engine import Call, Engine, Fabrication
-from weightloom.errors import InvalidInput, LimitExceeded
+from weightloom.errors import DeadlineExceeded, InvalidInput, LimitExceeded
 from weightloom.fabric import ModelSpec
 from weightloom.registry import ModelSummary
 from weightloom.requests import check_if_match
@@ -34,6 +34,8 @@ class FabricationService:
 
     def __init__(self, engine: Engine, max_request_bytes: int, max_page: int) -> None:
         self._engine, self._max_request_bytes, self._max_page = engine, max_request_bytes, max_page
+        # The gate can count a message only when it is there: so many may be on their way.
+        self._receiving = asyncio.Semaphore(max(1, engine.limits.max_bytes_in_flight // max_request_bytes))
 
     def add_to(self, server: grpc.aio.Server) -> None:
         """Register the calls."""
@@ -120,17 +122,26 @@ class FabricationService:
 
     async def _receive(self, context: grpc.aio.ServicerContext, call: Call) -> bytes:
         """The one message of the request, which the gate counts."""
-        data: bytes = await context.read()
-        if data is grpc.aio.EOF:
-            raise InvalidInput.at("message", "nothing", "one message")
-        self._engine.admission.hold(call, len(data))
-        return data
+        stall_seconds = self._engine.limits.stall_seconds
+        patience = asyncio.timeout(stall_seconds)
+        try:
+            async with self._receiving, patience:
+                data: bytes = await context.read()
+                if data is grpc.aio.EOF:
+                    raise InvalidInput.at("message", "nothing", "one message")
+                self._engine.admission.hold(call, len(data))
+                return data
+        except TimeoutError:
+            if not patience.expired():
+                raise
+            message = f"the request did not come within {stall_seconds:g} s (setting stall_seconds)"
+            raise DeadlineExceeded(message, code="sender_stalled") from None
 
     async def _read(self, data: bytes, parse: Callable[[bytes], T]) -> T:
         if len(data) > self._max_request_bytes:
             expected = f"at most {self._max_request_bytes} (setting max_request_bytes)"
             raise LimitExceeded.at("message", f"{len(data)} bytes", expected, code="body_too_large")
-        return await asyncio.to_thread(parse, data) if len(data) > LARGE_MESSAGE_BYTES else parse(data)
+        return await self._engine.work(parse, data) if len(data) > LARGE_MESSAGE_BYTES else parse(data)
 
 
 class _Reply:

@@ -120,7 +120,8 @@ def test_a_chunk_is_built_by_one_pass_and_given_up_when_that_fails() -> None:
     assert list(first) == [BUILD] * 16
     assert list(second) == [DRAW] * 16, "drawn for itself meanwhile"
     t.release(0, first, built=False)
-    assert list(t.claim(5000, 10)) == [BUILD]
+    assert list(t.claim(5000, 10)) == [DRAW], "to build a whole chunk for ten rows would take too long"
+    assert list(t.claim(4096, 1024)) == [BUILD]
     t.release(0, second, built=True)
     assert not t.is_whole
     t.release(5000, np.array([BUILD], np.uint8), built=True)

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from support.vectors import KNOWN_FILES, KNOWN_IDS, VECTORS, KnownFile, bits, floats
 from weightloom.fabric import Backend, DType, kernels_cpu, reference
 from weightloom.fabric.dtypes import encode
-from weightloom.fabric.factors import READ, Factors, ResidentT
+from weightloom.fabric.factors import BUILD, READ, Factors, ResidentT
 from weightloom.fabric.passes import Piece
 
 
@@ -119,7 +119,7 @@ def test_one_pass_for_many_over_a_resident_t_gives_the_bits_of_the_reference(
     """The first ranges build chunks of T, later ones read them; each dtype goes to memory of its own."""
     factors = some_factors(numel, r)
     kept, h = ResidentT(factors), np.random.default_rng(r).standard_normal((len(dtypes), r)).astype(np.float32)
-    for first, length in ranges:
+    for first, length in [*ranges, (0, numel), *ranges]:
         start = min(first, numel - 1)
         count = min(length, numel - start)
         made, expected = ([np.empty((1, count), dtype.storage) for dtype in dtypes] for _ in range(2))
@@ -127,7 +127,8 @@ def test_one_pass_for_many_over_a_resident_t_gives_the_bits_of_the_reference(
         reference.weave(factors, h, [piece(start, *one) for one in zip(dtypes, expected, strict=True)])
         for one, other in zip(made, expected, strict=True):
             np.testing.assert_array_equal(one.view(np.uint8), other.view(np.uint8))
-    assert (kept.sources == READ).any()
+    assert kept.is_whole
+    assert all(source in (BUILD, READ) for source in kept.sources), "no claim is left behind"
 
 
 @pytest.mark.parametrize("dtype", DType)

@@ -87,7 +87,6 @@ class RandomMatrixHypernet(BaseTensorSpec):
     ) -> Weaver:
         """Compute h (B, r) once; T is then woven in at any range."""
         assert factors is not None
-        kept.expect(factors)
         return Hypernet(factors, backend.hidden(factors, w, self.scale, kept.pqs(factors)), backend, kept)
 
 
