@@ -243,7 +243,7 @@ def test_health_follows_the_registry(tmp_path: Path) -> None:
         for file in (tmp_path / "data").iterdir():
             file.write_bytes(b"rubbish" * 2000)
         assert next(watch).status == HealthCheckResponse.NOT_SERVING
-        assert "gRPC health: not serving: " in server.log.read_text()
+        wait_until(lambda: "gRPC health: not serving: " in server.log.read_text())  # lines are written by a thread
 
 
 def test_reflection_tells_the_contract(server: Server) -> None:
