@@ -62,7 +62,7 @@ class Settings(BaseSettings):
     max_json_bytes: int = Field(
         16 << 20,
         ge=1,
-        description="Largest JSON body of POST /fabricate, in bytes; longer w's come as safetensors, which is faster.",
+        description="Largest JSON body (POST /fabricate, a new model), in bytes; longer w's go faster as safetensors.",
     )
     max_output_bytes: int = Field(1 << 40, ge=1, description="Most bytes that one response may send.")
     max_streams: int = Field(

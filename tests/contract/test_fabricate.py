@@ -10,17 +10,11 @@ from urllib.parse import urlencode
 import numpy as np
 import pytest
 import safetensors.torch
+from support.inline import INLINE, TENSORS, W
 from support.server import Server
 from weightloom.fabric import safetensors as format_
 from weightloom.requests import SPEC_METADATA
 
-TENSORS = [
-    {"name": "t", "shape": [6, 5], "l": 3, "r": 2},
-    {"name": "b", "shape": [2], "kind": "identity"},
-    {"name": "one", "shape": [2, 2], "kind": "constant", "value": "eye"},
-]
-W: dict[str, Any] = {"t": [0.5, -1.5, 2.0], "b": [1.0, 2.0]}
-INLINE = {"seed": 12345, "tensors": TENSORS, "w": W}
 SPEC = {"name": "inline", "seed": 12345, "tensors": TENSORS}
 
 

@@ -11,6 +11,7 @@ import grpc
 import numpy as np
 import pytest
 from google.protobuf.empty_pb2 import Empty
+from support.inline import INLINE, TENSORS, W
 from support.rpc import (
     channel_to,
     data_of,
@@ -25,13 +26,6 @@ from weightloom.fabric import safetensors as format_
 from weightloom.rpc.service import SERVICE
 from weightloom_proto.v1 import fabrication_pb2 as pb
 
-TENSORS = [
-    {"name": "t", "shape": [6, 5], "l": 3, "r": 2},
-    {"name": "b", "shape": [2], "kind": "identity"},
-    {"name": "one", "shape": [2, 2], "kind": "constant", "value": "eye"},
-]
-W: dict[str, Any] = {"t": [0.5, -1.5, 2.0], "b": [1.0, 2.0]}
-INLINE = {"seed": 12345, "tensors": TENSORS, "w": W}
 W_FILE = format_.write({}, {name: np.array(value, np.float32) for name, value in W.items()})
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
 

@@ -11,7 +11,8 @@ import typer
 from weightloom_client import Client
 
 from weightloom.cli import options
-from weightloom.cli.output import OnProgress, console, progress_bar, until_stopped, whole_file
+from weightloom.cli.output import OnProgress, console, progress_bar, whole_file
+from weightloom.cli.stopping import until_stopped
 from weightloom.engine import Engine
 from weightloom.requests import FabricateRequest, request_to_safetensors
 

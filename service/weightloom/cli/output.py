@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import secrets
-import signal
-import sys
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-__all__ = ["OnProgress", "console", "progress_bar", "until_stopped", "whole_file"]
+__all__ = ["OnProgress", "console", "progress_bar", "whole_file"]
 
 OnProgress = Callable[[int, int], None]  # bytes done, bytes in all
 
@@ -62,25 +59,3 @@ def progress_bar(label: str) -> Iterator[OnProgress]:
     with Progress(*columns, console=target, disable=not target.is_terminal, transient=True) as progress:
         task = progress.add_task(label, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
-
-
-async def until_stopped(work: Coroutine[None, None, None]) -> None:
-    """Do ``work``; SIGINT and SIGTERM end it, and the program with exit code 128 + their number.
-
-    (An exception from a signal handler can come in a destructor, where it is lost; the loop's own handlers are safe.)
-    """
-    loop, task, numbers = asyncio.get_running_loop(), asyncio.ensure_future(work), list[int]()
-
-    def stop(number: int) -> None:
-        numbers.append(number)
-        task.cancel()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        with suppress(NotImplementedError):  # Windows
-            loop.add_signal_handler(number, stop, number)
-    try:
-        await task
-    except asyncio.CancelledError:
-        if numbers:
-            sys.exit(128 + numbers[0])
-        raise

@@ -106,7 +106,7 @@ QUEUE_SECONDS = _metric(
 )  # fmt: skip
 COMPUTE_SECONDS = _metric(
     BulkHistogram, "compute_seconds",
-    "Workers' time for a fabricate call's tiles, its share where a pass served others too; 0 for small ones.",
+    "Workers' time for a fabricate call's tiles, its share where a pass served others too.",
     "High beside a low send_seconds: the processor is the limit; see pass_tiles and the factor store.", buckets=SECONDS,
 )  # fmt: skip
 SEND_SECONDS = _metric(
@@ -119,7 +119,7 @@ PASS_TILES = _metric(
 )  # fmt: skip
 STREAMS_RUNNING = _metric(
     Gauge, "streams_running", "Streams that passed the gate and have not ended.",
-    "Near max_streams × workers for long: the server is full.", multiprocess_mode="livesum",
+    "Near max_streams for long: the server is full.", multiprocess_mode="livesum",
 )  # fmt: skip
 REQUESTS_WAITING = _metric(
     Gauge, "requests_waiting", "Requests that wait at the gate.",
@@ -127,7 +127,7 @@ REQUESTS_WAITING = _metric(
 )  # fmt: skip
 BYTES_IN_FLIGHT = _metric(
     Gauge, "bytes_in_flight", "Bytes that running and waiting requests may hold.",
-    "Near max_bytes_in_flight × workers: the next requests get too_many_bytes.", multiprocess_mode="livesum",
+    "Near max_bytes_in_flight: the next requests get too_many_bytes.", multiprocess_mode="livesum",
 )  # fmt: skip
 FACTOR_STORE_BYTES = _metric(
     Gauge, "factor_store_bytes", "Bytes of factors that are kept, by store: T, or PQS for the small ones.",
