@@ -43,8 +43,7 @@ async def in_a_call(
             call.code = "cancelled"
         except WeightloomError as error:
             status, document = problems.problem_of(error, call)
-            headers = {name.decode(): value.decode() for name, value in problems.headers_of(error)}
-            await Response(document, status, headers, problems.MEDIA_TYPE)(scope, receive, send_with_id)
+            await Response(document, status, media_type=problems.MEDIA_TYPE)(scope, receive, send_with_id)
         else:
             await app({**scope, CALL: call}, replay(body, receive), send_with_id)
 
