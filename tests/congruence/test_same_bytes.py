@@ -24,7 +24,7 @@ from weightloom.fabric import DType, VirtualFile, load_backend
 from weightloom.fabric import safetensors as format_
 from weightloom.registry import SqliteRegistry
 from weightloom.requests import FabricateRequest, request_to_safetensors
-from weightloom_client import Client
+from weightloom_client import AsyncClient, Bundle, Client
 from weightloom_proto.v1 import fabrication_pb2 as pb
 
 
@@ -120,11 +120,52 @@ def grpc_stream(way: Way, request: pb.FabricateRequest) -> bytes:
         return data_of(stub.Fabricate(request))
 
 
-def by_client(way: Way) -> bytes:
-    file = BytesIO()
-    with Client(way.server.url) as client:
-        client.fabricate_to(file, *request_to_safetensors(way.request))
-    return file.getvalue()
+def client_of(transport: str, way: Way) -> Client:
+    """A client over a transport; "two" is REST and gRPC as two replicas of one service."""
+    rest, grpc = way.server.url, f"grpc://{way.server.grpc_target}"
+    urls = {"REST": [rest], "gRPC": [grpc], "two": [rest, grpc]}
+    return Client(urls[transport]) if transport in urls else Client.local(backend=transport.removeprefix("local, "))
+
+
+def by_client(transport: str) -> Callable[[Way], bytes]:
+    def made(way: Way) -> bytes:
+        file = BytesIO()
+        with client_of(transport, way) as client:
+            client.fabricate_to(file, way.known.spec, way.request.w, dtype=way.dtype)
+        return file.getvalue()
+
+    return made
+
+
+def by_download(transport: str) -> Callable[[Way], bytes]:
+    def made(way: Way) -> bytes:
+        with client_of(transport, way) as client:
+            client.download(way.known.spec, way.request.w, way.folder / "downloaded", dtype=way.dtype, verify="full")
+        return (way.folder / "downloaded").read_bytes()
+
+    return made
+
+
+def by_arrays(transport: str) -> Callable[[Way], bytes]:
+    """The arrays of ``fabricate`` and of ``iter_tensors``, behind the header that belongs before them."""
+
+    def made(way: Way) -> bytes:
+        with client_of(transport, way) as client:
+            arrays = client.fabricate(way.known.model, way.request.w, dtype=way.dtype, verify="full")
+            tensors = dict(client.iter_tensors(Bundle(way.known.spec, way.request.w), dtype=way.dtype))
+        assert arrays[way.known.tensor].tobytes() == tensors[way.known.tensor].tobytes()
+        return format_.header_of(by_fabric("numba")(way)) + arrays[way.known.tensor].tobytes()
+
+    return made
+
+
+def by_async_client(way: Way) -> bytes:
+    async def download() -> None:
+        async with AsyncClient(way.server.url) as client:
+            await client.download(way.known.spec, way.request.w, way.folder / "downloaded", dtype=way.dtype)
+
+    asyncio.run(download())
+    return (way.folder / "downloaded").read_bytes()
 
 
 def by_command_line(*options: str) -> Callable[[Way], bytes]:
@@ -151,7 +192,18 @@ WAYS: dict[str, Callable[[Way], bytes]] = {
     "gRPC": by_grpc,
     "gRPC, safetensors": by_grpc_safetensors,
     "gRPC, in two parts": by_grpc_resuming,
-    "client": by_client,
+    "client, REST": by_client("REST"),
+    "client, gRPC": by_client("gRPC"),
+    "client, local, numpy": by_client("local, numpy"),
+    "client, local, numba": by_client("local, numba"),
+    "client, two replicas": by_client("two"),
+    "client, file over REST": by_download("REST"),
+    "client, file over gRPC": by_download("gRPC"),
+    "client, local file": by_download("local, auto"),
+    "client, arrays over REST": by_arrays("REST"),
+    "client, arrays over gRPC": by_arrays("gRPC"),
+    "client, local arrays": by_arrays("local, auto"),
+    "client, asyncio": by_async_client,
     "command line": by_command_line(),
     "command line, server": by_command_line("--url", "{url}"),
 }

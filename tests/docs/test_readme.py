@@ -19,8 +19,16 @@ from weightloom.requests.json_form import ByModel, Inline
 ROOT = Path(__file__).parents[2]
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+def blocks(language: str, document: str = "README.md") -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / document).read_text(), re.DOTALL)
+
+
+def run(program: str, folder: Path, server: Server) -> str:
+    """What a program prints that asks ``server``."""
+    program = program.replace("localhost:50051", server.grpc_target).replace("http://localhost:8000", server.url)
+    done = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def shell(script: str, folder: Path) -> None:
@@ -35,10 +43,7 @@ def test_every_command_and_program_of_the_readme_works(server: Server, tmp_path:
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     for script in blocks("bash"):
         shell(script.replace("http://localhost:8000", server.url), tmp_path)
-    shown = ""
-    for program in blocks("python"):
-        command = [sys.executable, "-c", program.replace("localhost:50051", server.grpc_target)]
-        shown += subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    shown = "".join(run(program, tmp_path, server) for program in blocks("python"))
     assert "layers.0.weight (64, 32) torch.float32" in shown
     tensors = safetensors.torch.load_file(tmp_path / "mlp-bf16.safetensors")
     assert tensors["layers.0.weight"].dtype == torch.bfloat16
@@ -46,10 +51,18 @@ def test_every_command_and_program_of_the_readme_works(server: Server, tmp_path:
     server.request("DELETE", "/v1/models/demo/mlp")
 
 
+def test_the_programs_of_the_clients_readme_work(server: Server, tmp_path: Path) -> None:
+    for program in blocks("python", "clients/python/README.md"):
+        run(program, tmp_path, server)
+    assert (tmp_path / "fc.bundle").stat().st_size < 4096
+    server.request("DELETE", "/v1/models/demo/fc")
+
+
 DOCUMENTS = [
     "README.md",
     "ARCHITECTURE.md",
     "CONTRIBUTING.md",
+    "clients/python/README.md",
     *(f"docs/{path.name}" for path in ROOT.glob("docs/*.md")),
 ]
 
@@ -63,7 +76,8 @@ def test_every_link_leads_somewhere(document: str) -> None:
 
 def test_the_architecture_names_every_package_and_no_other() -> None:
     text = (ROOT / "ARCHITECTURE.md").read_text()
-    packages = {path.parent.name for path in (ROOT / "service/weightloom").glob("*/__init__.py")}
+    roots = (ROOT / "service/weightloom", ROOT / "clients/python/weightloom_client")
+    packages = {path.parent.name for root in roots for path in root.glob("*/__init__.py")}
     assert packages == set(re.findall(r"^      (\w+)/ ", text, re.MULTILINE)) | {"cli"}
     folders = ("service", "clients", "proto", "tests", "benchmarks", "docs")
     there = {path.name for folder in folders for path in (ROOT / folder).rglob("*.py")}

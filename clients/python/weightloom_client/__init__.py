@@ -1,6 +1,6 @@
-"""The Python client of weightloom: models and whole files over REST, specs and bundles.
+"""The Python client of weightloom: weights from a seed and a few numbers, over REST, gRPC, or made here.
 
-Importing it costs little: what needs pydantic and the fabric is imported when it is first used.
+Importing it costs little: what needs pydantic, the fabric or grpc is imported when it is first used.
 """
 
 from __future__ import annotations
@@ -8,20 +8,42 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from weightloom_client.aio import AsyncClient
 from weightloom_client.client import Client
-from weightloom_client.errors import ServerError, ServerUnreachable, WeightloomClientError
+from weightloom_client.errors import (
+    ModelConflict,
+    ModelNotFound,
+    RequestRejected,
+    ServerBusy,
+    ServerError,
+    ServerFailed,
+    ServerUnreachable,
+    WeightloomClientError,
+    WrongBits,
+)
+from weightloom_client.protocol import RetryPolicy
+from weightloom_client.transports import Timeouts
 
 if TYPE_CHECKING:
     from weightloom_client.bundle import Bundle
     from weightloom_client.model_spec import ModelSpec, identity_w
 
 __all__ = [
+    "AsyncClient",
     "Bundle",
     "Client",
+    "ModelConflict",
+    "ModelNotFound",
     "ModelSpec",
+    "RequestRejected",
+    "RetryPolicy",
+    "ServerBusy",
     "ServerError",
+    "ServerFailed",
     "ServerUnreachable",
+    "Timeouts",
     "WeightloomClientError",
+    "WrongBits",
     "identity_w",
 ]
 

@@ -1,26 +1,35 @@
-"""A blocking client. One instance keeps its connections; it may be used from several threads."""
+"""The blocking client. One instance keeps its connections and may be used from several threads."""
 
 from __future__ import annotations
 
-import json
-import random
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
-from typing import Any, Protocol, Self
-from urllib.parse import quote, urlencode
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, Self, Unpack
 
-import urllib3
-from urllib3.exceptions import HTTPError, ProtocolError
+import numpy.typing as npt
 
-from weightloom_client.errors import ServerError, ServerUnreachable
+from weightloom_client.download import download
+from weightloom_client.errors import WrongBits
+from weightloom_client.fetch import Fetch
+from weightloom_client.progress import Progress, progress_bar
+from weightloom_client.protocol import AnyModel, Options, RetryPolicy, W, Wanted
+from weightloom_client.replicas import Replicas
+from weightloom_client.transports import Timeouts, Transport, transport_to
+from weightloom_client.verify import Mode, Verifier, check_mode
+
+if TYPE_CHECKING:
+    from weightloom.fabric import ModelSpec
 
 __all__ = ["Client"]
 
-CHUNK_BYTES = 1 << 20
-FIRST_PAUSE_SECONDS = 0.2
-Progress = Callable[[int, int], None]
-Options = Mapping[str, Sequence[str]]
+KEPT_SPECS = 64  # by digest; a digest's spec never changes
+DERIVED = frozenset({"numel", "w_length", "degrees_of_freedom"})
+BUFFER = 1 << 20
+
+Arrays = dict[str, npt.NDArray[Any]]
 
 
 class Writable(Protocol):
@@ -31,15 +40,51 @@ class Writable(Protocol):
 
 
 class Client:
-    """Talks to the server at ``url``.
+    """Talks to one server, or to several that serve the same models.
 
-    timeout: seconds without a byte before an attempt counts as failed. tries: attempts on end that bring no byte; each
-    goes on where the last one broke off.
+    urls: http(s)://…, grpc(s)://host:port; of several the next one is asked where one fails, and large files come from
+    all at once. timeouts: of single tries. retries: how often and how long a call tries. verify: "sample" makes some
+    bytes of each file again from seed and w and compares them, "full" all of them, "off" none. headers: sent with every
+    request (an authorization, for one).
+
+    model, in all calls: a name or digest, a ModelSpec (or the same as JSON has it), or a Bundle, which brings its w.
+    w: by tensor numbers of shape (l,), or (B, l) for B variants at once; rounded once to float32. options: dtype,
+    "F32", "F16" or "BF16". tensors: only these. rows: by tensor (a, b), only these rows of its first dimension.
+
+    All calls raise RequestRejected, ServerBusy, ServerFailed, ServerUnreachable, WrongBits (see ``errors``).
     """
 
-    def __init__(self, url: str, *, timeout: float = 60.0, tries: int = 5) -> None:
-        self._url, self._tries = url.rstrip("/"), tries
-        self._http = urllib3.PoolManager(timeout=urllib3.Timeout(timeout), retries=False)
+    def __init__(
+        self,
+        urls: str | Sequence[str],
+        *,
+        timeouts: Timeouts = Timeouts(),  # noqa: B008  (frozen)
+        retries: RetryPolicy = RetryPolicy(),  # noqa: B008
+        verify: Mode = "sample",
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        named = [urls] if isinstance(urls, str) else list(urls)
+        if not named:
+            raise ValueError("urls: got none, expected at least one")
+        self._start([transport_to(url, timeouts, dict(headers or {})) for url in named], retries, verify)
+
+    @classmethod
+    def local(
+        cls, data_dir: str | os.PathLike[str] | None = None, *, verify: Mode = "off", backend: str = "auto"
+    ) -> Self:
+        """A client that fabricates in this process, the same bits. Models are kept in the registry of ``data_dir``,
+        or in memory. backend: "numba", "numpy", or "auto" for the fastest one that is installed.
+        """
+        from weightloom_client.transports.local import LocalTransport
+
+        client = cls.__new__(cls)
+        client._start([LocalTransport(data_dir, backend)], RetryPolicy(tries=1), verify)
+        return client
+
+    def _start(self, transports: Sequence[Transport], retries: RetryPolicy, verify: Mode) -> None:
+        check_mode(verify)
+        self._replicas, self._mode = Replicas(transports, retries), verify
+        self._specs: dict[str, ModelSpec] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -49,94 +94,156 @@ class Client:
 
     def close(self) -> None:
         """Close the connections."""
-        self._http.clear()
+        for transport in self._replicas.transports:
+            transport.close()
 
-    def create_model(self, spec: bytes) -> dict[str, Any]:
-        """Register a model from the JSON of its spec. Raises ServerError (409 where the name has another model)."""
-        return self._json("POST", "/v1/models", body=spec)
+    def create_model(self, spec: ModelSpec | Mapping[str, Any] | bytes | str) -> dict[str, Any]:
+        """Register a model, as REST shows it then; the very same one again is no error. Raises ModelConflict."""
+        value = _spec_value(spec)
+        return self._replicas.call(lambda transport: transport.create_model(value))
 
     def get_model(self, name: str) -> dict[str, Any]:
-        """A model by name or digest. Raises ServerError (404)."""
-        return self._json("GET", "/v1/models/" + quote(name))
+        """A model by name or digest. Raises ModelNotFound."""
+        return self._replicas.call(lambda transport: transport.get_model(name))
+
+    def get_spec(self, name: str) -> ModelSpec:
+        """The spec of a model by name or digest. Raises ModelNotFound."""
+        return _spec_of(self.get_model(name))
 
     def list_models(self) -> Iterator[dict[str, Any]]:
         """All registered models by name, page by page."""
-        after: str | None = ""
-        while after is not None:
-            page = self._json("GET", "/v1/models?" + urlencode({"after": after}))
-            yield from page["models"]
-            after = page["next"]
+        after, more = "", True
+        while more:
+            models, after = self._replicas.call(partial(_page, after))
+            yield from models
+            more = bool(after)
 
     def delete_model(self, name: str) -> None:
-        """Forget a model. Raises ServerError (404)."""
-        self._json("DELETE", "/v1/models/" + quote(name))
+        """Forget a model. Raises ModelNotFound."""
+        self._replicas.call(lambda transport: transport.delete_model(name))
+
+    def set_residency(self, name: str, residency: str | None) -> dict[str, Any]:
+        """Keep a model's T in memory ("resident"), never ("virtual"), or as it goes ("auto"). Raises ModelNotFound."""
+        return self._replicas.call(lambda transport: transport.set_residency(name, residency))
+
+    def fabricate(
+        self,
+        model: AnyModel,
+        w: W | None = None,
+        *,
+        verify: Mode | None = None,
+        progress: Progress | None = None,
+        **options: Unpack[Options],
+    ) -> Arrays:
+        """The weights by name, received straight into their memory: one block, of which all arrays are views.
+
+        float32, float16 or (with ml_dtypes, extra ``bfloat16``) bfloat16, of shape (*shape) or (B, *shape).
+        """
+        wanted = Wanted.of(model, w, **options)
+        with Fetch(self._replicas, wanted, progress) as fetch:
+            return fetch.open().arrays(self._verifier(verify))
+
+    def iter_tensors(
+        self,
+        model: AnyModel,
+        w: W | None = None,
+        *,
+        verify: Mode | None = None,
+        progress: Progress | None = None,
+        **options: Unpack[Options],
+    ) -> Iterator[tuple[str, npt.NDArray[Any]]]:
+        """Name and array of tensor after tensor, each in memory of its own: for models larger than memory.
+
+        One connection stays open until the last one; close the iterator where it is not read to its end.
+        """
+        wanted, verifier = Wanted.of(model, w, **options), self._verifier(verify)
+        return _tensors(Fetch(self._replicas, wanted, progress), verifier)
+
+    def download(
+        self,
+        model: AnyModel,
+        w: W | None = None,
+        path: str | os.PathLike[str] = "",
+        *,
+        verify: Mode | None = None,
+        progress: Progress | None = None,
+        **options: Unpack[Options],
+    ) -> str:
+        """Bring the safetensors file to ``path``: there whole and verified, or not at all; returns its ETag.
+
+        What has come stays beside it (``.NAME.….part``) when the program stops, and the same call goes on from there.
+        progress: None shows a bar on a terminal. Raises OSError where the disk fails.
+        """
+        wanted = Wanted.of(model, w, **options)
+        target = Path(path)
+        if not target.name:
+            raise ValueError(f"path: got {os.fspath(path)!r}, expected a file's name")
+        with ExitStack() as stack:
+            shown = progress or stack.enter_context(progress_bar(target.name))
+            return download(self._replicas, wanted, target, shown, self._verifier(verify))
 
     def fabricate_to(
         self,
         file: Writable,
-        body: bytes,
-        options: Options,
-        progress: Progress = lambda done, total: None,
+        model: AnyModel,
+        w: W | None = None,
+        *,
+        progress: Progress | None = None,
+        **options: Unpack[Options],
     ) -> str:
-        """Stream the file that a safetensors ``body`` of w's and ``options`` describe into ``file``; returns its ETag.
+        """Write the safetensors file to a pipe, a socket's file, whatever has ``write``; returns its ETag.
 
-        A transfer that breaks off goes on at its byte, under If-Match, so that the bytes are those of one file.
-        progress: called with the bytes done and in all. Raises ServerError, ServerUnreachable.
+        Nothing is kept, so nothing can be verified. What was written when an error is raised is the file's beginning.
         """
-        done, etag, reason, failures = 0, "", None, 0
-        while failures < self._tries:
-            time.sleep(FIRST_PAUSE_SECONDS * (2**failures - 1) * random.random())
-            begun_at = done
-            try:
-                with closing(self._post(body, _rest_of(options, done), etag)) as reply:
-                    etag, length = _head_of(reply)
-                    total = done + length
-                    for chunk in reply.stream(CHUNK_BYTES):  # raises where it is shorter than its Content-Length
-                        file.write(chunk)
-                        done += len(chunk)
-                        progress(done, total)
-                return etag
-            except HTTPError as error:
-                reason, failures = error, failures + 1 if done == begun_at else 1
-        raise ServerUnreachable(f"{self._url} failed {failures} times on end, at byte {done}: {reason}")
+        wanted = Wanted.of(model, w, **options)
+        with Fetch(self._replicas, wanted, progress) as fetch:
+            file.write(fetch.open().header)
+            left = fetch.total - len(fetch.header)
+            buffer = memoryview(bytearray(min(BUFFER, left)))
+            while left:
+                view = buffer[: min(len(buffer), left)]
+                fetch.stream.read_into(view)
+                file.write(bytes(view))
+                left -= len(view)
+            return fetch.transfer.etag
 
-    def _post(self, body: bytes, query: Options, etag: str) -> urllib3.BaseHTTPResponse:
-        headers = {"Content-Type": "application/octet-stream"} | ({"If-Match": etag} if etag else {})
-        url = f"{self._url}/fabricate?{urlencode(query, doseq=True)}"
-        return self._http.request("POST", url, body=body, headers=headers, preload_content=False)
+    def _verifier(self, mode: Mode | None) -> Verifier:
+        chosen = mode or self._mode
+        check_mode(chosen)
+        return Verifier(chosen, self._spec)
 
-    def _json(self, method: str, path: str, body: bytes | None = None) -> dict[str, Any]:
-        headers = {"Content-Type": "application/json"} if body is not None else {}
-        try:
-            reply = self._http.request(method, self._url + path, body=body, headers=headers)
-        except HTTPError as error:
-            raise ServerUnreachable(f"{self._url} does not answer: {error}") from error
-        if reply.status >= 400:
-            raise _server_error(reply)
-        value: dict[str, Any] = json.loads(reply.data) if reply.data else {}
-        return value
+    def _spec(self, digest: str) -> ModelSpec:
+        """The spec of a digest, asked for once."""
+        spec = self._specs.get(digest)
+        if spec is None:
+            spec = self.get_spec(digest)
+            if spec.digest != digest:
+                raise WrongBits(f"the server gives a spec of digest {spec.digest} for {digest}")
+            while len(self._specs) >= KEPT_SPECS:
+                self._specs.pop(next(iter(self._specs)), None)
+            self._specs[digest] = spec
+        return spec
 
 
-def _head_of(reply: urllib3.BaseHTTPResponse) -> tuple[str, int]:
-    """ETag and length of a reply that is the file, or a part of it. Raises ServerError, ProtocolError."""
-    if reply.status not in (200, 206):
-        raise _server_error(reply)
-    if "ETag" not in reply.headers or "Content-Length" not in reply.headers:
-        raise ProtocolError("the reply broke off in its head")
-    return reply.headers["ETag"], int(reply.headers["Content-Length"])
+def _tensors(fetch: Fetch, verifier: Verifier) -> Iterator[tuple[str, npt.NDArray[Any]]]:
+    with fetch:
+        yield from fetch.open().tensors(verifier)
 
 
-def _rest_of(options: Options, done: int) -> Options:
-    """The options of the same request without its first ``done`` bytes."""
-    if not done:
-        return options
-    rest = dict(options) | {"offset": [str(int(options.get("offset", ["0"])[0]) + done)]}
-    return rest | ({"length": [str(int(options["length"][0]) - done)]} if "length" in options else {})
+def _page(after: str, transport: Transport) -> tuple[list[dict[str, Any]], str]:
+    return transport.list_models(after)
 
 
-def _server_error(reply: urllib3.BaseHTTPResponse) -> ServerError:
-    try:
-        problem = json.loads(reply.data)
-    except ValueError:
-        problem = {"detail": reply.data[:200].decode(errors="replace")}
-    return ServerError(reply.status, problem if isinstance(problem, dict) else {})
+def _spec_value(spec: ModelSpec | Mapping[str, Any] | bytes | str) -> Mapping[str, Any]:
+    from weightloom.fabric import ModelSpec
+
+    if isinstance(spec, bytes | str):
+        spec = ModelSpec.parse(spec)
+    return spec.model_dump(mode="json") if isinstance(spec, ModelSpec) else spec
+
+
+def _spec_of(model: Mapping[str, Any]) -> ModelSpec:
+    from weightloom_client.model_spec import ModelSpec
+
+    tensors = [{key: tensor[key] for key in tensor.keys() - DERIVED} for tensor in model["tensors"]]
+    return ModelSpec.from_value({"name": model["name"], "seed": model["seed"], "tensors": tensors})

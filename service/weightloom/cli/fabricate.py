@@ -9,12 +9,14 @@ from typing import Annotated, BinaryIO
 
 import typer
 from weightloom_client import Client
+from weightloom_client.progress import Progress, progress_bar
+from weightloom_client.protocol import Options
 
 from weightloom.cli import options
-from weightloom.cli.output import OnProgress, console, progress_bar, whole_file
+from weightloom.cli.output import console, whole_file
 from weightloom.cli.stopping import until_stopped
 from weightloom.engine import Engine
-from weightloom.requests import FabricateRequest, request_to_safetensors
+from weightloom.requests import FabricateRequest
 
 __all__ = ["fabricate"]
 
@@ -37,14 +39,15 @@ def fabricate(
     with progress_bar(output.name) as progress, whole_file(output) as file:
         if url:
             with Client(url) as client:
-                client.fabricate_to(file, *request_to_safetensors(wanted), progress)
+                part = Options(dtype=wanted.dtype, tensors=wanted.tensors, rows=wanted.rows)
+                client.fabricate_to(file, wanted.model, wanted.w, progress=progress, **part)
         else:
             with options.engine_for(wanted, data_dir) as engine:
                 asyncio.run(until_stopped(_weave(engine, wanted, file, progress)))
     console(stderr=True).print(f"{output}: {output.stat().st_size:,} bytes")
 
 
-async def _weave(engine: Engine, request: FabricateRequest, file: BinaryIO, progress: OnProgress) -> None:
+async def _weave(engine: Engine, request: FabricateRequest, file: BinaryIO, progress: Progress) -> None:
     fabrication, done = await engine.fabricate(request), 0
     async with aclosing(fabrication.tiles()) as tiles:
         async for tile in tiles:

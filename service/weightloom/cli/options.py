@@ -116,10 +116,7 @@ def spec_and_w_from_file(path: Path) -> tuple[ModelSpec, dict[str, Any]]:
 def spec_from_server(name: str, url: str) -> ModelSpec:
     """The spec that a server has under a name or digest. Raises ServerError."""
     with Client(url) as client:
-        reply = client.get_model(name)
-    derived = {"numel", "w_length", "degrees_of_freedom"}
-    tensors = [{key: tensor[key] for key in tensor.keys() - derived} for tensor in reply["tensors"]]
-    return ModelSpec.from_value({"name": reply["name"], "seed": reply["seed"], "tensors": tensors})
+        return client.get_spec(name)
 
 
 def read_w(path: Path) -> dict[str, Any]:

@@ -1,20 +1,17 @@
-"""Writing a file so that it is there whole or not at all, with a progress bar on a terminal."""
+"""Text for people, and files that are there whole or not at all."""
 
 from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-__all__ = ["OnProgress", "console", "progress_bar", "whole_file"]
-
-OnProgress = Callable[[int, int], None]  # bytes done, bytes in all
+__all__ = ["console", "whole_file"]
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -43,19 +40,3 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
-
-
-@contextmanager
-def progress_bar(label: str) -> Iterator[OnProgress]:
-    """A bar on stderr where that is a terminal; silent elsewhere."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    target = console(stderr=True)
-    with Progress(*columns, console=target, disable=not target.is_terminal, transient=True) as progress:
-        task = progress.add_task(label, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)

@@ -14,9 +14,10 @@ from typing import Annotated, NoReturn
 import numpy as np
 import typer
 from rich.markup import escape
+from weightloom_client.progress import progress_bar
 
 from weightloom.cli import options
-from weightloom.cli.output import console, progress_bar
+from weightloom.cli.output import console
 from weightloom.cli.stored import StoredFile, decode
 from weightloom.errors import InvalidInput
 from weightloom.fabric import VirtualFile

@@ -93,18 +93,20 @@ class Entry:
     end: int
 
 
-def layout(body: bytes | memoryview) -> tuple[dict[str, Entry], dict[str, str]]:
-    """Where each tensor lies in a whole file, and the file's metadata.
+def layout(body: bytes | memoryview, size: int | None = None) -> tuple[dict[str, Entry], dict[str, str]]:
+    """Where each tensor lies in a file, and the file's metadata.
 
+    body: the whole file, or its header alone where ``size``, the bytes of the whole file, is given.
     Raises MalformedBody where anything is not as the format says: truncated, overlapping or unused bytes, a header
     longer than the file, names that come twice, unknown dtypes.
     """
+    size = len(body) if size is None else size
     header, start = _header(memoryview(body))
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise _malformed("__metadata__", metadata, "an object of strings")
-    entries = {name: _entry(name, fields, start, len(body)) for name, fields in header.items()}
-    _check_cover(entries.values(), start, len(body))
+    entries = {name: _entry(name, fields, start, size) for name, fields in header.items()}
+    _check_cover(entries.values(), start, size)
     return entries, metadata
 
 

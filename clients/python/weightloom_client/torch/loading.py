@@ -11,6 +11,8 @@ import torch
 from torch.nn.utils import parametrize
 from weightloom.errors import InvalidInput, Violation
 
+from weightloom_client.torch.parametrization import Fabricated
+
 __all__ = ["load_into", "to_torch"]
 
 Arrays = Mapping[str, npt.NDArray[Any]]
@@ -85,7 +87,7 @@ def _not_invertible(module: torch.nn.Module, names: Iterable[str]) -> Iterator[V
         path, _, last = name.rpartition(".")
         owner: Any = module.get_submodule(path)
         for step in owner.parametrizations[last]:
-            if not hasattr(step, "right_inverse"):
+            if isinstance(step, Fabricated) or not hasattr(step, "right_inverse"):
                 expected = "no value (no right_inverse); call torch.nn.utils.parametrize.remove_parametrizations first"
                 yield Violation(name, f"a tensor parametrised by {type(step).__name__}", expected)
 

@@ -1,0 +1,136 @@
+"""A file as it is fetched: its header first, then its data, into arrays, tensor by tensor, or wherever bytes go."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from weightloom_client.arrays import extra
+from weightloom_client.errors import WrongBits
+from weightloom_client.progress import Progress
+from weightloom_client.protocol import Transfer, Wanted
+from weightloom_client.replicas import Replicas
+from weightloom_client.stream import Stream
+from weightloom_client.stripes import STRIPE, Stripes
+
+if TYPE_CHECKING:
+    from weightloom.fabric.safetensors import Entry
+
+__all__ = ["Bytes", "Fetch", "Verify"]
+
+Bytes = npt.NDArray[np.uint8]
+Verify = Callable[["Fetch", Callable[[int, int], Bytes]], None]  # of a fetch and the bytes of a range that it received
+
+
+class Fetch:
+    """The file ``wanted``. After ``open``: ``header``, ``metadata``, ``entries`` in the file's order, ``total`` bytes.
+
+    progress: called with bytes done and in all. Close it, or use it in a ``with``. Methods raise ServerError,
+    ServerUnreachable, WrongBits.
+    """
+
+    header: bytes
+    metadata: dict[str, str]
+    entries: list[Entry]
+
+    def __init__(
+        self, replicas: Replicas, wanted: Wanted, progress: Progress | None, transfer: Transfer | None = None
+    ) -> None:
+        self.replicas, self.wanted, self.transfer = replicas, wanted, transfer or Transfer()
+        self._progress, self._done, self._lock = progress, self.transfer.position, threading.Lock()
+        self.stream = Stream(replicas, wanted, self.transfer, self._received)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stream.close()
+
+    @property
+    def total(self) -> int:
+        """Bytes of the whole file."""
+        return self.transfer.total
+
+    def open(self) -> Self:
+        """Receive the header."""
+        self.stream.open()
+        length = self._read(8)
+        size = int.from_bytes(length, "little")
+        if size > self.total - 8:
+            raise WrongBits(f"the file's header would have {size} bytes, in a file of {self.total}")
+        self.read_header(length + self._read(size))
+        return self
+
+    def read_header(self, header: bytes) -> None:
+        """Take the header from bytes that are there already."""
+        from weightloom.errors import MalformedBody
+        from weightloom.fabric import safetensors
+
+        try:
+            entries, self.metadata = safetensors.layout(header, self.total)
+        except MalformedBody as error:
+            raise WrongBits(f"what came is no safetensors file: {error}") from error
+        self.header, self.entries = header, sorted(entries.values(), key=lambda entry: entry.begin)
+
+    def arrays(self, verify: Verify) -> dict[str, npt.NDArray[Any]]:
+        """All tensors, as views of one block of memory into which they are received."""
+        start = len(self.header)
+        data = np.empty(self.total - start, np.uint8)
+
+        def put(offset: int, read_into: Callable[[memoryview], None], length: int) -> None:
+            read_into(data[offset - start : offset - start + length].data)
+
+        self.data(put)
+        verify(self, lambda offset, length: data[offset - start : offset - start + length])
+        return {entry.name: _array(entry, data[entry.begin - start : entry.end - start]) for entry in self.entries}
+
+    def data(self, put: Callable[[int, Callable[[memoryview], None], int], None]) -> None:
+        """Everything behind the transfer's position: see ``Stripes.receive`` for ``put``."""
+        start = self.transfer.position
+        if len(self.replicas) > 1 and self.total - start > STRIPE:
+            stripes = Stripes(start, self.total)
+            stripes.receive(self.stream, self.replicas, self.wanted, self.transfer, put, self._received)
+        else:
+            put(start, self.stream.read_into, self.total - start)
+
+    def tensors(self, verify: Verify) -> Iterator[tuple[str, npt.NDArray[Any]]]:
+        """Tensor after tensor, each in memory of its own."""
+        for entry in self.entries:
+            data = np.empty(entry.end - entry.begin, np.uint8)
+            self.stream.read_into(data.data)
+            self._verify_entry(entry, data, verify)
+            yield entry.name, _array(entry, data)
+
+    def _verify_entry(self, entry: Entry, data: Bytes, verify: Verify) -> None:
+        part = Fetch.__new__(Fetch)
+        part.__dict__ |= self.__dict__ | {"entries": [entry]}
+        verify(part, lambda offset, length: data[offset - entry.begin : offset - entry.begin + length])
+
+    def _read(self, count: int) -> bytes:
+        data = bytearray(count)
+        self.stream.read_into(memoryview(data))
+        return bytes(data)
+
+    def _received(self, count: int) -> None:
+        with self._lock:
+            self._done += count
+            if self._progress is not None:
+                self._progress(self._done, self.total)
+
+
+def _array(entry: Entry, data: Bytes) -> npt.NDArray[Any]:
+    return data.view(_dtype(entry.dtype)).reshape(entry.shape)
+
+
+def _dtype(name: str) -> np.dtype[Any]:
+    if name == "BF16":
+        found: np.dtype[Any] = np.dtype(extra("ml_dtypes", "dtype BF16", "bfloat16").bfloat16)
+        return found
+    return np.dtype({"F32": "<f4", "F16": "<f2"}[name])

@@ -1,0 +1,89 @@
+"""A stream of a file's bytes that goes on, on whatever replica, until it is whole: or an error, but never short."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from weightloom_client.errors import ServerBusy
+from weightloom_client.protocol import Broken, Transfer, Wanted
+from weightloom_client.replicas import Replicas
+from weightloom_client.transports import Reply
+
+__all__ = ["Stream"]
+
+STEP = 1 << 20  # bytes that are at risk of being asked for twice
+
+
+class Stream:
+    """Reads what ``transfer`` wants of the file ``wanted``, in order, into the caller's memory.
+
+    progress: called with how many bytes have just come. shift: see ``Replicas.cursor``. Close it when it is not read to
+    its end. All methods raise ServerError, ServerUnreachable and WrongBits.
+    """
+
+    def __init__(
+        self, replicas: Replicas, wanted: Wanted, transfer: Transfer, progress: Callable[[int], None], shift: int = 0
+    ) -> None:
+        self._wanted, self._transfer, self._progress = wanted, transfer, progress
+        self._cursor = replicas.cursor(shift)
+        self._reply: Reply | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def open(self) -> None:
+        """Wait for the head: from then on the transfer's ``etag`` and ``total`` are known."""
+        while self._reply is None:
+            self._try(self._begin)
+
+    def read_into(self, view: memoryview) -> None:
+        """Fill all of ``view`` with the next bytes."""
+        done = 0
+
+        def step() -> None:
+            nonlocal done
+            count = self._read_some(view[done : done + STEP])
+            done += count
+            self._progress(count)
+
+        while done < len(view):
+            self.open()
+            self._try(step)
+
+    def close(self) -> None:
+        """Let go of the reply that is being read."""
+        if self._reply is not None:
+            self._reply.close()
+            self._reply = None
+
+    def _begin(self) -> None:
+        reply = self._cursor.transport.open(self._wanted, self._transfer.next_part())
+        try:
+            self._transfer.begins(reply.head)
+        except BaseException:
+            reply.close()
+            raise
+        self._reply = reply
+
+    def _read_some(self, view: memoryview) -> int:
+        assert self._reply is not None
+        count = self._reply.readinto(view)
+        self._transfer.received(count)
+        self._cursor.progressed()
+        if self._transfer.is_whole:
+            self.close()
+        return count
+
+    def _try(self, step: Callable[[], None]) -> None:
+        try:
+            step()
+        except (Broken, ServerBusy) as error:
+            self.close()
+            self._cursor.failed(error)

@@ -1,0 +1,23 @@
+"""The ways to a fabric: REST, gRPC, or none at all (in this process). One seam, ``base.Transport``, in front of all."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+from weightloom_client.transports.base import Models, Reply, Timeouts, Transport
+
+__all__ = ["Models", "Reply", "Timeouts", "Transport", "transport_to"]
+
+
+def transport_to(url: str, timeouts: Timeouts, headers: dict[str, str]) -> Transport:
+    """The transport for a URL: http(s)://… is REST, grpc(s)://host:port is gRPC. Raises ValueError for another one."""
+    scheme = urlsplit(url).scheme
+    if scheme in ("http", "https"):
+        from weightloom_client.transports.rest import RestTransport
+
+        return RestTransport(url, timeouts, headers)
+    if scheme in ("grpc", "grpcs"):
+        from weightloom_client.transports.grpc import GrpcTransport
+
+        return GrpcTransport(url, timeouts, headers)
+    raise ValueError(f"url: got {url!r}, expected http://, https://, grpc:// or grpcs://host:port")

@@ -1,0 +1,70 @@
+"""The seam between the client and its transports. A transport makes single tries; it never waits and never retries."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from weightloom_client.protocol import Head, Part, Wanted
+
+__all__ = ["Model", "Models", "Reply", "Timeouts", "Transport"]
+
+Model = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Timeouts:
+    """connect: seconds until a connection stands. read: seconds without a byte before a try counts as failed."""
+
+    connect: float = 10.0
+    read: float = 60.0
+
+    def __post_init__(self) -> None:
+        if min(self.connect, self.read) <= 0:
+            raise ValueError(f"expected time-outs above 0, got {self}")
+
+
+class Reply(Protocol):
+    """The bytes of a part, as they come. One thread at a time; ``close`` may come from any."""
+
+    @property
+    def head(self) -> Head:
+        """What the reply says of itself."""
+
+    def readinto(self, view: memoryview) -> int:
+        """Fill the beginning of ``view`` with the next bytes: how many, 0 at the end. Raises Broken, ServerBusy."""
+
+    def close(self) -> None:
+        """Give the connection back, or give it up where not all was read."""
+
+
+class Models(Protocol):
+    """The calls about models. They raise Broken and what ``Transport.open`` raises."""
+
+    def create_model(self, spec: Mapping[str, Any]) -> Model:
+        """Register a model from its spec as JSON has it."""
+
+    def get_model(self, name: str) -> Model:
+        """A model by name or digest, as REST shows it."""
+
+    def list_models(self, after: str) -> tuple[list[Model], str]:
+        """A page of models behind the name ``after``, and after which name the next one begins ("": none)."""
+
+    def delete_model(self, name: str) -> None:
+        """Forget a model."""
+
+    def set_residency(self, name: str, residency: str | None) -> Model:
+        """Say what becomes of a model's T."""
+
+
+class Transport(Models, Protocol):
+    """A server, or a fabric in this process. Safe to use from many threads."""
+
+    url: str
+
+    def open(self, wanted: Wanted, part: Part) -> Reply:
+        """Ask for a part of a file. Raises Broken where another try may help, ServerError where a server refuses."""
+
+    def close(self) -> None:
+        """Close all connections."""

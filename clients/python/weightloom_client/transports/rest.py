@@ -1,0 +1,156 @@
+"""REST over urllib3, whose connections are kept and used again."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import urllib3
+from urllib3.exceptions import HTTPError, LocationValueError
+
+from weightloom_client.errors import ServerError, server_error
+from weightloom_client.protocol import Broken, Head, Part, Wanted
+from weightloom_client.transports.base import Model, Timeouts
+
+__all__ = ["RestTransport"]
+
+CONNECTIONS = 16  # kept open to one server
+CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-\d+|\*)/(\d+)")
+
+
+class RestTransport:
+    """See ``Transport``. headers: sent with every request."""
+
+    def __init__(self, url: str, timeouts: Timeouts, headers: Mapping[str, str]) -> None:
+        self.url = url.rstrip("/")
+        timeout = urllib3.Timeout(connect=timeouts.connect, read=timeouts.read)
+        self._http = urllib3.PoolManager(maxsize=CONNECTIONS, timeout=timeout, retries=False, headers=dict(headers))
+        self._headers = dict(headers)
+
+    def open(self, wanted: Wanted, part: Part) -> RestReply:
+        """POST /fabricate with a safetensors body."""
+        query = urlencode(wanted.options | _range_of(part), doseq=True)
+        headers = {"Content-Type": "application/octet-stream"} | ({"If-Match": part.etag} if part.etag else {})
+        reply = self._request("POST", f"/fabricate?{query}", wanted.body, headers, preload_content=False)
+        if reply.status not in (200, 206):
+            raise _refusal(reply)
+        return RestReply(reply, part)
+
+    def create_model(self, spec: Mapping[str, Any]) -> Model:
+        """POST /v1/models."""
+        return self._json("POST", "/v1/models", spec)
+
+    def get_model(self, name: str) -> Model:
+        """GET /v1/models/NAME."""
+        return self._json("GET", "/v1/models/" + quote(name))
+
+    def list_models(self, after: str) -> tuple[list[Model], str]:
+        """GET /v1/models."""
+        page = self._json("GET", "/v1/models?" + urlencode({"after": after}))
+        return page["models"], page["next"] or ""
+
+    def delete_model(self, name: str) -> None:
+        """DELETE /v1/models/NAME."""
+        self._json("DELETE", "/v1/models/" + quote(name))
+
+    def set_residency(self, name: str, residency: str | None) -> Model:
+        """PUT /v1/models/NAME/residency."""
+        return self._json("PUT", f"/v1/models/{quote(name)}/residency", {"residency": residency})
+
+    def close(self) -> None:
+        """Close the connections that nothing uses."""
+        self._http.clear()
+
+    def _json(self, method: str, path: str, value: Any = None) -> Model:
+        body = None if value is None else json.dumps(value).encode()
+        reply = self._request(method, path, body, {} if body is None else {"Content-Type": "application/json"})
+        if reply.status >= 400:
+            raise _refusal(reply)
+        answer: Model = json.loads(reply.data) if reply.data else {}
+        return answer
+
+    def _request(
+        self, method: str, path: str, body: bytes | None, headers: Mapping[str, str], *, preload_content: bool = True
+    ) -> urllib3.BaseHTTPResponse:
+        try:
+            return self._http.request(
+                method,
+                self.url + path,
+                body=body,
+                headers=self._headers | dict(headers),
+                preload_content=preload_content,
+            )
+        except LocationValueError:
+            raise  # a URL that names no host
+        except HTTPError as error:
+            raise Broken(f"{self.url}: {error}") from error
+
+
+class RestReply:
+    """See ``Reply``."""
+
+    def __init__(self, reply: urllib3.BaseHTTPResponse, part: Part) -> None:
+        self._reply, self._left = reply, 0
+        try:
+            self.head = _head_of(reply, part)
+        except BaseException:
+            self.close()
+            raise
+        self._left = self.head.length
+
+    def readinto(self, view: memoryview) -> int:
+        """One read of the socket: whatever has come is kept, though the connection may end right behind it.
+
+        urllib3's own readinto would wait for all of ``view`` and lose what came where the rest does not.
+        """
+        try:
+            data = self._reply.read1(len(view))
+        except (HTTPError, OSError, ValueError) as error:  # ValueError: closed by another thread
+            raise Broken(f"the reply broke off: {error}") from error
+        view[: len(data)] = data
+        self._left -= len(data)
+        return len(data)
+
+    def close(self) -> None:
+        """A connection whose reply was not read to its end cannot be used again."""
+        if self._left == 0:
+            self._reply.release_conn()
+        self._reply.close()
+
+
+def _range_of(part: Part) -> dict[str, list[str]]:
+    offset = {"offset": [str(part.offset)]} if part.offset else {}
+    return offset | ({"length": [str(part.length)]} if part.length is not None else {})
+
+
+def _head_of(reply: urllib3.BaseHTTPResponse, part: Part) -> Head:
+    """Raises Broken where the head is not whole: a proxy, or a server that died while it wrote."""
+    headers = reply.headers
+    if "ETag" not in headers or "Content-Length" not in headers:
+        raise Broken("the reply broke off in its head, or is none of weightloom's")
+    length = int(headers["Content-Length"])
+    found = CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
+    if found is None:
+        return Head(headers["ETag"], length, 0, length)
+    return Head(headers["ETag"], int(found[2]), int(found[1]) if found[1] else part.offset, length)
+
+
+def _refusal(reply: urllib3.BaseHTTPResponse) -> ServerError:
+    try:
+        data = reply.data
+    except HTTPError as error:
+        raise Broken(f"a reply with status {reply.status} broke off: {error}") from error
+    problem: Any = {"detail": data[:200].decode(errors="replace")}
+    with suppress(ValueError):
+        problem = json.loads(data)
+    retry_after = reply.headers.get("Retry-After", "")
+    return server_error(
+        reply.status,
+        problem if isinstance(problem, dict) else {},
+        request_id=reply.headers.get("X-Request-Id", ""),
+        retry_after=float(retry_after) if retry_after.isdigit() else None,
+    )
