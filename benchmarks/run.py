@@ -17,6 +17,7 @@ ALL = (
     "fabric",
     "rest_stream",
     "grpc_stream",
+    "sdk",
     "many_streams",
     "residency",
     "first_byte",

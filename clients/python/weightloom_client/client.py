@@ -27,7 +27,6 @@ __all__ = ["Client"]
 
 KEPT_SPECS = 64  # by digest; a digest's spec never changes
 DERIVED = frozenset({"numel", "w_length", "degrees_of_freedom"})
-BUFFER = 1 << 20
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -199,7 +198,7 @@ class Client:
         with Fetch(self._replicas, wanted, progress) as fetch:
             file.write(fetch.open().header)
             left = fetch.total - len(fetch.header)
-            buffer = memoryview(bytearray(min(BUFFER, left)))
+            buffer = memoryview(bytearray(min(fetch.stream.step, left)))
             while left:
                 view = buffer[: min(len(buffer), left)]
                 fetch.stream.read_into(view)

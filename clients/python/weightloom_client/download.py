@@ -31,7 +31,6 @@ except ImportError:  # Windows, where two programs that download one file at onc
 
 __all__ = ["download"]
 
-BUFFER = 1 << 20
 GONE = ("etag_mismatch", "offset_out_of_range")  # the part is of another file
 
 
@@ -44,7 +43,7 @@ def download(replicas: Replicas, wanted: Wanted, target: Path, progress: Progres
             _lock(file)
             with _prefix_kept(fetch, part, file):
                 if fetch.transfer.position < fetch.total:
-                    fetch.data(_put_into(file))
+                    fetch.data(_put_into(file, fetch.stream.step))
                 file.flush()
                 os.fsync(file.fileno())
             _verified(fetch, file, part, verify)
@@ -107,11 +106,11 @@ def _prefix_kept(fetch: Fetch, part: Path, file: BinaryIO) -> Iterator[None]:
         holes.replace(part)
 
 
-def _put_into(file: BinaryIO) -> Callable[[int, Callable[[memoryview], None], int], None]:
+def _put_into(file: BinaryIO, step: int) -> Callable[[int, Callable[[memoryview], None], int], None]:
     lock = threading.Lock()
 
     def put(offset: int, read_into: Callable[[memoryview], None], length: int) -> None:
-        buffer = memoryview(bytearray(min(BUFFER, length)))
+        buffer = memoryview(bytearray(min(step, length)))
         for start in range(offset, offset + length, len(buffer)):
             view = buffer[: offset + length - start]
             read_into(view)

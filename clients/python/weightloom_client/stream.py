@@ -13,7 +13,7 @@ from weightloom_client.transports import Reply
 
 __all__ = ["Stream"]
 
-STEP = 1 << 20  # bytes that are at risk of being asked for twice
+STEP = 1 << 20
 
 
 class Stream:
@@ -38,6 +38,11 @@ class Stream:
     ) -> None:
         self.close()
 
+    @property
+    def step(self) -> int:
+        """Bytes to read at a time, for who passes them on."""
+        return self._reply.step if self._reply is not None else STEP
+
     def open(self) -> None:
         """Wait for the head: from then on the transfer's ``etag`` and ``total`` are known."""
         while self._reply is None:
@@ -49,7 +54,7 @@ class Stream:
 
         def step() -> None:
             nonlocal done
-            count = self._read_some(view[done : done + STEP])
+            count = self._read_some(view[done:])
             done += count
             self._progress(count)
 
@@ -74,7 +79,7 @@ class Stream:
 
     def _read_some(self, view: memoryview) -> int:
         assert self._reply is not None
-        count = self._reply.readinto(view)
+        count = self._reply.readinto(view[: self._reply.step])
         self._transfer.received(count)
         self._cursor.progressed()
         if self._transfer.is_whole:

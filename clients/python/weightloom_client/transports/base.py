@@ -32,6 +32,10 @@ class Reply(Protocol):
     def head(self) -> Head:
         """What the reply says of itself."""
 
+    @property
+    def step(self) -> int:
+        """The most bytes that ``readinto`` should be given room for: what is lost where it raises."""
+
     def readinto(self, view: memoryview) -> int:
         """Fill the beginning of ``view`` with the next bytes: how many, 0 at the end. Raises Broken, ServerBusy."""
 

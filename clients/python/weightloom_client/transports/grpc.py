@@ -103,6 +103,8 @@ class GrpcTransport:
 class GrpcReply:
     """See ``Reply``."""
 
+    step = 1 << 20  # a chunk
+
     def __init__(self, call: Any, part: Part, timeout: float) -> None:
         self._call, self._timeout = call, timeout
         first = self._next()

@@ -105,6 +105,8 @@ class LocalTransport:
 class LocalReply:
     """See ``Reply``. ``run`` maps over the pool's threads."""
 
+    step = 32 << 20  # tiles enough for many threads
+
     def __init__(self, file: VirtualFile, offset: int, length: int, run: Callable[..., Iterator[Any]]) -> None:
         self.head = Head(file.etag, file.size, offset, length)
         self._file, self._position, self._stop, self._run = file, offset, offset + length, run

@@ -18,7 +18,7 @@ from weightloom_client.transports.base import Model, Timeouts
 
 __all__ = ["RestTransport"]
 
-CONNECTIONS = 16  # kept open to one server
+CONNECTIONS = 64  # kept open to one server
 CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-\d+|\*)/(\d+)")
 
 
@@ -92,6 +92,8 @@ class RestTransport:
 
 class RestReply:
     """See ``Reply``."""
+
+    step = 1 << 20
 
     def __init__(self, reply: urllib3.BaseHTTPResponse, part: Part) -> None:
         self._reply, self._left = reply, 0
