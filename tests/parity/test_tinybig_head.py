@@ -1,4 +1,4 @@
-"""Our drop-in inside tinyBIG's own head: trained, saved and loaded again with the same W, which its own class cannot do.
+"""Our drop-in inside tinyBIG's own head: trained, saved, loaded again with the same W, which its own class cannot do.
 
 In a process of its own, in which the packages that tinyBIG imports and a head does not use are stand-ins.
 """
