@@ -48,9 +48,10 @@ Generated from `service/weightloom/telemetry/metrics.py` by `make docs`.
 them answers for all; the usual `process_…` and `python_…` metrics are there with a single process only.
 
 Labels take few values: `front` is `rest` or `grpc`; `call` is `fabricate`, `create_model`, `get_model`, `list_models`,
-`delete_model` or `set_residency`; `code` is `ok`, `cancelled` or one of [errors.md](errors.md); `store` is `T` or
-`PQS`. What fits none is `other`, such as a call to an unknown path. Health, readiness, metrics, `/v1/info` and the
-pages for browsers are not counted. Histograms of seconds reach from 100 µs to 100 s in steps of 1, 2.5 and 5.
+`delete_model`, `set_residency`, `put_factors` or `get_factors`; `code` is `ok`, `cancelled` or one of
+[errors.md](errors.md); `store` is `T` or `PQS`. What fits none is `other`, such as a call to an unknown path. Health,
+readiness, metrics, `/v1/info` and the pages for browsers are not counted. Histograms of seconds reach from 100 µs to
+100 s in steps of 1, 2.5 and 5.
 
 | metric | type | labels | meaning | what to look at |
 |---|---|---|---|---|

@@ -4,10 +4,11 @@
     ├── InvalidInput          mend the request: a field is wrong
     │   ├── MalformedBody     the body is not JSON, or not a safetensors file
     │   ├── InvalidSpec       a model or tensor spec breaks a rule
+    │   ├── InvalidFactors    imported factors are not what they are said to be
     │   ├── InvalidW          a w is missing, extra, of the wrong shape or dtype, or not finite
     │   └── InvalidSelection  unknown tensor or dtype, rows or bytes outside the file
     ├── LimitExceeded         ask for less, or raise the named setting
-    ├── NotFound              no such model
+    ├── NotFound              no such model, no such imported factors
     ├── Conflict              the name is taken by another model
     ├── PreconditionFailed    the file is not the one that the ETag names
     ├── Overloaded            try again after ``retry_after`` seconds: this server has as much to do as it may
@@ -26,6 +27,7 @@ from typing import ClassVar
 __all__ = [
     "Conflict",
     "DeadlineExceeded",
+    "InvalidFactors",
     "InvalidInput",
     "InvalidSelection",
     "InvalidSpec",
@@ -107,7 +109,19 @@ class MalformedBody(InvalidInput):
 class InvalidSpec(InvalidInput):
     """A model or tensor spec breaks a rule or a limit of the format."""
 
-    codes: ClassVar = {"invalid_spec": "A field of a model or tensor spec breaks a rule or a limit."}
+    codes: ClassVar = {
+        "invalid_spec": "A field of a model or tensor spec breaks a rule or a limit.",
+        "factors_missing": "A tensor's imported factors are not here, or of another size: upload them first.",
+    }
+
+
+class InvalidFactors(InvalidInput):
+    """Imported factors that were uploaded are not what they are said to be; nothing of them is kept."""
+
+    codes: ClassVar = {
+        "factors_mismatch": "The bytes that came have another SHA-256 than the one that the upload names.",
+        "factors_not_finite": "Imported factors hold NaN, an infinity or a number beyond ±2^20.",
+    }
 
 
 class InvalidW(InvalidInput):
@@ -139,14 +153,18 @@ class LimitExceeded(WeightloomError):
 
     codes: ClassVar = {
         "output_too_large": "The response would be longer than `max_output_bytes`, or no reader could hold the file.",
-        "body_too_large": "The request is longer than `max_request_bytes`, or than `max_json_bytes` where it is JSON.",
+        "body_too_large": "The request is longer than `max_request_bytes`, `max_json_bytes` where it is JSON, or "
+        "`max_factors_bytes` where it brings imported factors.",
     }
 
 
 class NotFound(WeightloomError):
-    """No model of this name or digest."""
+    """No model of this name or digest, or no imported factors of this digest."""
 
-    codes: ClassVar = {"model_not_found": "No model has this name or digest."}
+    codes: ClassVar = {
+        "model_not_found": "No model has this name or digest.",
+        "factors_not_found": "No imported factors here have this SHA-256.",
+    }
 
 
 class Conflict(WeightloomError):

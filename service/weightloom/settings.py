@@ -64,6 +64,9 @@ class Settings(BaseSettings):
         ge=1,
         description="Largest JSON body (POST /fabricate, a new model), in bytes; longer w's go faster as safetensors.",
     )
+    max_factors_bytes: int = Field(
+        4 << 30, ge=1, description="Largest upload of imported factors, in bytes; it goes to disk as it comes."
+    )
     max_output_bytes: int = Field(1 << 40, ge=1, description="Most bytes that one response may send.")
     max_streams: int = Field(
         256, ge=1, description="Streams that may run at the same time; small replies do not count."

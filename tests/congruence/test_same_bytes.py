@@ -15,6 +15,7 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
+from support.imported import blob_of, imported
 from support.rpc import data_of, request_message, spec_message, stub_of
 from support.server import Server, running_server
 from support.streams import Reader, bulk
@@ -259,3 +260,20 @@ def test_every_kind_of_server_gives_the_same_bytes_at_once(
     with ThreadPoolExecutor(8) as pool:
         for _ in pool.map(lambda way: check(WAYS[way_in], way), ways):
             pass
+
+
+@pytest.mark.parametrize("transport", ["REST", "gRPC", "local, numpy", "local, numba"])
+@pytest.mark.parametrize("known", KNOWN_FILES, ids=KNOWN_IDS)
+def test_imported_factors_give_the_bytes_of_the_same_drawn_ones(
+    known: KnownFile, transport: str, server: Server, tmp_path: Path
+) -> None:
+    factors = known.spec.tensors[0].factors(known.spec.seed)
+    assert factors is not None
+    blob = blob_of(factors)
+    tensor = imported(known.model["tensors"][0], blob)
+    with client_of(transport, Way(known, DType.F32, server, tmp_path)) as client:
+        client.put_factors(blob)
+        for dtype in DType:
+            made = client.fabricate(known.model | {"tensors": [tensor]}, {known.tensor: known.w}, dtype=dtype)
+            elements = known.elements(made[known.tensor].tobytes(), dtype.itemsize)
+            assert hashlib.sha256(elements).hexdigest() == known.entry["sha256"][dtype]

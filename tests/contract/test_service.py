@@ -62,6 +62,7 @@ def test_the_document_names_every_route_and_the_shape_of_errors(server: Server) 
         "/v1/models",
         "/v1/models/{name}/residency",
         "/v1/models/{name}",
+        "/v1/factors/{sha256}",
         "/healthz",
         "/readyz",
         "/v1/info",

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, Unpack
 import numpy.typing as npt
 
 from weightloom_client.client import Arrays, Client
+from weightloom_client.factors import AnyBlob
 from weightloom_client.progress import Progress
 from weightloom_client.protocol import AnyModel, Options, RetryPolicy, W
 from weightloom_client.replicas import ABORT
@@ -100,6 +101,10 @@ class AsyncClient:
     async def set_residency(self, name: str, residency: str | None) -> dict[str, Any]:
         """See ``Client.set_residency``."""
         return await self._run(self._client.set_residency, name, residency)
+
+    async def put_factors(self, blob: AnyBlob) -> str:
+        """See ``Client.put_factors``."""
+        return await self._run(self._client.put_factors, blob)
 
     async def fabricate(
         self,

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from weightloom.errors import InvalidInput, InvalidW
 
-__all__ = ["extra", "float32_of", "state_of"]
+__all__ = ["extra", "float32_of", "plain_array", "state_of"]
 
 
 def float32_of(field: str, value: Any) -> npt.NDArray[np.float32]:
@@ -21,7 +21,7 @@ def float32_of(field: str, value: Any) -> npt.NDArray[np.float32]:
     real numbers in it.
     """
     try:
-        array = np.asarray(_on_cpu(value))
+        array = np.asarray(plain_array(value))
         if array.dtype.kind in "cOSUMm":
             raise ValueError(f"numbers of dtype {array.dtype}")
         with np.errstate(over="ignore"):
@@ -30,12 +30,12 @@ def float32_of(field: str, value: Any) -> npt.NDArray[np.float32]:
         raise InvalidW.at(field, f"{type(value).__name__} ({error})", "real numbers", code="w_wrong_type") from error
 
 
-def _on_cpu(value: Any) -> Any:
-    """numpy cannot read torch's bfloat16, other devices, or what requires a gradient."""
+def plain_array(value: Any) -> Any:
+    """What numpy can read: it cannot read torch's bfloat16, other devices, or what requires a gradient."""
     if not hasattr(value, "detach"):
         return value
     plain = value.detach().cpu()
-    return (plain.float() if plain.is_floating_point() else plain).numpy()
+    return (plain.float() if plain.is_floating_point() and plain.element_size() < 4 else plain).numpy()
 
 
 def state_of(module: Any) -> Mapping[str, Any]:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from weightloom_client.download import download
 from weightloom_client.errors import WrongBits
+from weightloom_client.factors import AnyBlob, FactorBlob
 from weightloom_client.fetch import Fetch
 from weightloom_client.progress import Progress, progress_bar
 from weightloom_client.protocol import AnyModel, Options, RetryPolicy, W, Wanted
@@ -125,6 +126,16 @@ class Client:
         """Keep a model's T in memory ("resident"), never ("virtual"), or as it goes ("auto"). Raises ModelNotFound."""
         return self._replicas.call(lambda transport: transport.set_residency(name, residency))
 
+    def put_factors(self, blob: AnyBlob) -> str:
+        """Upload imported factors unless they are there already; returns their digest, for a spec's factors_sha256.
+
+        blob: P, Q, S and T end to end, float32 and row-major, as bytes, the path of a file, or a list of arrays. What
+        no model refers to may be removed after a day.
+        """
+        source = FactorBlob.of(blob)
+        self._replicas.call(lambda transport: _put_factors(transport, source))
+        return source.digest
+
     def fabricate(
         self,
         model: AnyModel,
@@ -227,6 +238,11 @@ class Client:
 def _tensors(fetch: Fetch, verifier: Verifier) -> Iterator[tuple[str, npt.NDArray[Any]]]:
     with fetch:
         yield from fetch.open().tensors(verifier)
+
+
+def _put_factors(transport: Transport, blob: FactorBlob) -> None:
+    if not transport.has_factors(blob.digest):
+        transport.put_factors(blob)
 
 
 def _page(after: str, transport: Transport) -> tuple[list[dict[str, Any]], str]:

@@ -1,4 +1,7 @@
-"""Trust, but verify: some or all bytes are made again here, from seed and w, and compared."""
+"""Trust, but verify: some or all bytes are made again here, from seed and w, and compared.
+
+Tensors of imported factors are left out: what they are made of is with the server alone.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,7 @@ __all__ = ["Mode", "Verifier", "check_mode"]
 
 Mode = Literal["sample", "full", "off"]
 WINDOW, WINDOWS = 1 << 10, 32  # bytes, and how many of them a sample has: some hundredths of a second where r is 64
+NOTHING = np.empty(0, np.float32)  # in place of imported factors, which are not here and not read
 TILES = 64  # that are compared at a time
 
 
@@ -43,6 +47,8 @@ class Verifier:
         made = self._made = self._made or self._file(fetch)
         start, stop = fetch.entries[0].begin, fetch.entries[-1].end
         ranges = _all(made, start, stop) if self._mode == "full" else _sample(fetch, start, stop)
+        if made.layout.imported:
+            ranges = _drawn(made, ranges)
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             while batch := [piece for piece, _ in zip(ranges, range(TILES), strict=False)]:
                 for _ in pool.map(lambda piece: _compare(made, received, *piece), batch):
@@ -51,15 +57,33 @@ class Verifier:
     def _file(self, fetch: Fetch) -> VirtualFile:
         """The file that should have come; its header and size are compared at once."""
         from weightloom.fabric import VirtualFile
+        from weightloom.fabric.factors import ImportedOnly
 
+        unread = ImportedOnly(lambda blob: NOTHING)
         wanted, request = fetch.wanted, fetch.wanted.request
         model = wanted.model
         if isinstance(model, str):
             model = self._spec_of(fetch.metadata.get("digest", ""))
-        made = VirtualFile(model, request.w, dtype=request.dtype, tensors=request.tensors, rows=request.rows)
+        made = VirtualFile(
+            model, request.w, dtype=request.dtype, tensors=request.tensors, rows=request.rows, kept=unread
+        )
         if (made.header, made.size) != (fetch.header, fetch.total):
             raise WrongBits("the file's header is not that of the model and request")
         return made
+
+
+def _drawn(made: VirtualFile, ranges: Iterator[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """What of the ranges lies in tensors whose factors follow from the seed: others cannot be made again here."""
+    from weightloom.fabric.sections import TensorSection
+
+    for start, stop in ranges:
+        at = start
+        while at < stop:
+            section = made.layout.section_at(at)
+            end = min(stop, section.stop)
+            if not (isinstance(section, TensorSection) and section.part.spec.blob):
+                yield at, end
+            at = end
 
 
 def _all(made: VirtualFile, start: int, stop: int) -> Iterator[tuple[int, int]]:

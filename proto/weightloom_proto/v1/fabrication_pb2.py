@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%weightloom_proto/v1/fabrication.proto\x12\rweightloom.v1\x1a\x1bgoogle/protobuf/empty.proto\"\xd5\x03\n\x10\x46\x61\x62ricateRequest\x12\x0f\n\x05model\x18\x01 \x01(\tH\x00\x12(\n\x04spec\x18\x02 \x01(\x0b\x32\x18.weightloom.v1.ModelSpecH\x00\x12\x31\n\x01w\x18\x03 \x03(\x0b\x32&.weightloom.v1.FabricateRequest.WEntry\x12\x15\n\rw_safetensors\x18\x04 \x01(\x0c\x12#\n\x05\x64type\x18\x05 \x01(\x0e\x32\x14.weightloom.v1.DType\x12\x0f\n\x07tensors\x18\x06 \x03(\t\x12\x37\n\x04rows\x18\x07 \x03(\x0b\x32).weightloom.v1.FabricateRequest.RowsEntry\x12\x0e\n\x06offset\x18\x08 \x01(\x04\x12\x13\n\x06length\x18\t \x01(\x04H\x01\x88\x01\x01\x12\x10\n\x08if_match\x18\n \x01(\t\x1a?\n\x06WEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12$\n\x05value\x18\x02 \x01(\x0b\x32\x15.weightloom.v1.Vector:\x02\x38\x01\x1a@\n\tRowsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\"\n\x05value\x18\x02 \x01(\x0b\x32\x13.weightloom.v1.Rows:\x02\x38\x01\x42\x08\n\x06sourceB\t\n\x07_length\"\'\n\x06Vector\x12\x0e\n\x06values\x18\x01 \x03(\x02\x12\r\n\x05\x62\x61tch\x18\x02 \x01(\r\"#\n\x04Rows\x12\r\n\x05\x66irst\x18\x01 \x01(\x04\x12\x0c\n\x04last\x18\x02 \x01(\x04\"V\n\x0e\x46\x61\x62ricateChunk\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x12\n\ntotal_size\x18\x02 \x01(\x04\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\x12\x14\n\x0cmodel_digest\x18\x04 \x01(\t\"S\n\tModelSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04seed\x18\x02 \x01(\x04\x12*\n\x07tensors\x18\x03 \x03(\x0b\x32\x19.weightloom.v1.TensorSpec\"\xd2\x01\n\nTensorSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05shape\x18\x02 \x03(\x04\x12\x45\n\x16random_matrix_hypernet\x18\x03 \x01(\x0b\x32#.weightloom.v1.RandomMatrixHypernetH\x00\x12+\n\x08identity\x18\x04 \x01(\x0b\x32\x17.weightloom.v1.IdentityH\x00\x12+\n\x08\x63onstant\x18\x05 \x01(\x0b\x32\x17.weightloom.v1.ConstantH\x00\x42\x06\n\x04kind\"\x88\x01\n\x14RandomMatrixHypernet\x12\x0e\n\x01l\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x0e\n\x01r\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x17\n\nhidden_dim\x18\x03 \x01(\rH\x02\x88\x01\x01\x12\x12\n\x05scale\x18\x04 \x01(\x01H\x03\x88\x01\x01\x42\x04\n\x02_lB\x04\n\x02_rB\r\n\x0b_hidden_dimB\x08\n\x06_scale\"\n\n\x08Identity\"\x19\n\x08\x43onstant\x12\r\n\x05value\x18\x01 \x01(\t\"\xf3\x01\n\x05Model\x12&\n\x04spec\x18\x01 \x01(\x0b\x32\x18.weightloom.v1.ModelSpec\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x11\n\tgenerator\x18\x03 \x01(\t\x12\x12\n\ncreated_at\x18\x04 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x05 \x01(\t\x12\r\n\x05numel\x18\x06 \x01(\t\x12\x11\n\tw_numbers\x18\x07 \x01(\t\x12+\n\tresidency\x18\x08 \x01(\x0e\x32\x18.weightloom.v1.Residency\x12\x16\n\x0eresident_bytes\x18\t \x01(\x04\x12\x0f\n\x07t_bytes\x18\n \x01(\t\"s\n\x0cModelSummary\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x0f\n\x07tensors\x18\x03 \x01(\r\x12\r\n\x05numel\x18\x04 \x01(\t\x12\x11\n\tw_numbers\x18\x05 \x01(\t\x12\x12\n\ncreated_at\x18\x06 \x01(\t\"<\n\x12\x43reateModelRequest\x12&\n\x04spec\x18\x01 \x01(\x0b\x32\x18.weightloom.v1.ModelSpec\"\x1f\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"1\n\x11ListModelsRequest\x12\r\n\x05\x61\x66ter\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\r\"O\n\x12ListModelsResponse\x12+\n\x06models\x18\x01 \x03(\x0b\x32\x1b.weightloom.v1.ModelSummary\x12\x0c\n\x04next\x18\x02 \x01(\t\"\"\n\x12\x44\x65leteModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"P\n\x13SetResidencyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12+\n\tresidency\x18\x02 \x01(\x0e\x32\x18.weightloom.v1.Residency*L\n\x05\x44Type\x12\x15\n\x11\x44TYPE_UNSPECIFIED\x10\x00\x12\r\n\tDTYPE_F32\x10\x01\x12\r\n\tDTYPE_F16\x10\x02\x12\x0e\n\nDTYPE_BF16\x10\x03*i\n\tResidency\x12\x19\n\x15RESIDENCY_UNSPECIFIED\x10\x00\x12\x15\n\x11RESIDENCY_VIRTUAL\x10\x01\x12\x16\n\x12RESIDENCY_RESIDENT\x10\x02\x12\x12\n\x0eRESIDENCY_AUTO\x10\x03\x32\xd4\x03\n\x12\x46\x61\x62ricationService\x12M\n\tFabricate\x12\x1f.weightloom.v1.FabricateRequest\x1a\x1d.weightloom.v1.FabricateChunk0\x01\x12\x46\n\x0b\x43reateModel\x12!.weightloom.v1.CreateModelRequest\x1a\x14.weightloom.v1.Model\x12@\n\x08GetModel\x12\x1e.weightloom.v1.GetModelRequest\x1a\x14.weightloom.v1.Model\x12Q\n\nListModels\x12 .weightloom.v1.ListModelsRequest\x1a!.weightloom.v1.ListModelsResponse\x12H\n\x0b\x44\x65leteModel\x12!.weightloom.v1.DeleteModelRequest\x1a\x16.google.protobuf.Empty\x12H\n\x0cSetResidency\x12\".weightloom.v1.SetResidencyRequest\x1a\x14.weightloom.v1.Modelb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%weightloom_proto/v1/fabrication.proto\x12\rweightloom.v1\x1a\x1bgoogle/protobuf/empty.proto\"\xd5\x03\n\x10\x46\x61\x62ricateRequest\x12\x0f\n\x05model\x18\x01 \x01(\tH\x00\x12(\n\x04spec\x18\x02 \x01(\x0b\x32\x18.weightloom.v1.ModelSpecH\x00\x12\x31\n\x01w\x18\x03 \x03(\x0b\x32&.weightloom.v1.FabricateRequest.WEntry\x12\x15\n\rw_safetensors\x18\x04 \x01(\x0c\x12#\n\x05\x64type\x18\x05 \x01(\x0e\x32\x14.weightloom.v1.DType\x12\x0f\n\x07tensors\x18\x06 \x03(\t\x12\x37\n\x04rows\x18\x07 \x03(\x0b\x32).weightloom.v1.FabricateRequest.RowsEntry\x12\x0e\n\x06offset\x18\x08 \x01(\x04\x12\x13\n\x06length\x18\t \x01(\x04H\x01\x88\x01\x01\x12\x10\n\x08if_match\x18\n \x01(\t\x1a?\n\x06WEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12$\n\x05value\x18\x02 \x01(\x0b\x32\x15.weightloom.v1.Vector:\x02\x38\x01\x1a@\n\tRowsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\"\n\x05value\x18\x02 \x01(\x0b\x32\x13.weightloom.v1.Rows:\x02\x38\x01\x42\x08\n\x06sourceB\t\n\x07_length\"\'\n\x06Vector\x12\x0e\n\x06values\x18\x01 \x03(\x02\x12\r\n\x05\x62\x61tch\x18\x02 \x01(\r\"#\n\x04Rows\x12\r\n\x05\x66irst\x18\x01 \x01(\x04\x12\x0c\n\x04last\x18\x02 \x01(\x04\"V\n\x0e\x46\x61\x62ricateChunk\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x12\n\ntotal_size\x18\x02 \x01(\x04\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\x12\x14\n\x0cmodel_digest\x18\x04 \x01(\t\"S\n\tModelSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04seed\x18\x02 \x01(\x04\x12*\n\x07tensors\x18\x03 \x03(\x0b\x32\x19.weightloom.v1.TensorSpec\"\x90\x02\n\nTensorSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05shape\x18\x02 \x03(\x04\x12\x45\n\x16random_matrix_hypernet\x18\x03 \x01(\x0b\x32#.weightloom.v1.RandomMatrixHypernetH\x00\x12+\n\x08identity\x18\x04 \x01(\x0b\x32\x17.weightloom.v1.IdentityH\x00\x12+\n\x08\x63onstant\x18\x05 \x01(\x0b\x32\x17.weightloom.v1.ConstantH\x00\x12<\n\x11imported_hypernet\x18\x06 \x01(\x0b\x32\x1f.weightloom.v1.ImportedHypernetH\x00\x42\x06\n\x04kind\"\x88\x01\n\x14RandomMatrixHypernet\x12\x0e\n\x01l\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x0e\n\x01r\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x17\n\nhidden_dim\x18\x03 \x01(\rH\x02\x88\x01\x01\x12\x12\n\x05scale\x18\x04 \x01(\x01H\x03\x88\x01\x01\x42\x04\n\x02_lB\x04\n\x02_rB\r\n\x0b_hidden_dimB\x08\n\x06_scale\"\x9c\x01\n\x10ImportedHypernet\x12\x0e\n\x01l\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x0e\n\x01r\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x17\n\nhidden_dim\x18\x03 \x01(\rH\x02\x88\x01\x01\x12\x12\n\x05scale\x18\x04 \x01(\x01H\x03\x88\x01\x01\x12\x16\n\x0e\x66\x61\x63tors_sha256\x18\x05 \x01(\tB\x04\n\x02_lB\x04\n\x02_rB\r\n\x0b_hidden_dimB\x08\n\x06_scale\"\n\n\x08Identity\"\x19\n\x08\x43onstant\x12\r\n\x05value\x18\x01 \x01(\t\"\xf3\x01\n\x05Model\x12&\n\x04spec\x18\x01 \x01(\x0b\x32\x18.weightloom.v1.ModelSpec\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x11\n\tgenerator\x18\x03 \x01(\t\x12\x12\n\ncreated_at\x18\x04 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x05 \x01(\t\x12\r\n\x05numel\x18\x06 \x01(\t\x12\x11\n\tw_numbers\x18\x07 \x01(\t\x12+\n\tresidency\x18\x08 \x01(\x0e\x32\x18.weightloom.v1.Residency\x12\x16\n\x0eresident_bytes\x18\t \x01(\x04\x12\x0f\n\x07t_bytes\x18\n \x01(\t\"s\n\x0cModelSummary\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x0f\n\x07tensors\x18\x03 \x01(\r\x12\r\n\x05numel\x18\x04 \x01(\t\x12\x11\n\tw_numbers\x18\x05 \x01(\t\x12\x12\n\ncreated_at\x18\x06 \x01(\t\"<\n\x12\x43reateModelRequest\x12&\n\x04spec\x18\x01 \x01(\x0b\x32\x18.weightloom.v1.ModelSpec\"\x1f\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"1\n\x11ListModelsRequest\x12\r\n\x05\x61\x66ter\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\r\"O\n\x12ListModelsResponse\x12+\n\x06models\x18\x01 \x03(\x0b\x32\x1b.weightloom.v1.ModelSummary\x12\x0c\n\x04next\x18\x02 \x01(\t\"\"\n\x12\x44\x65leteModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"P\n\x13SetResidencyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12+\n\tresidency\x18\x02 \x01(\x0e\x32\x18.weightloom.v1.Residency\",\n\x0c\x46\x61\x63torsChunk\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"#\n\x11GetFactorsRequest\x12\x0e\n\x06sha256\x18\x01 \x01(\t\"\'\n\x07\x46\x61\x63tors\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x04*L\n\x05\x44Type\x12\x15\n\x11\x44TYPE_UNSPECIFIED\x10\x00\x12\r\n\tDTYPE_F32\x10\x01\x12\r\n\tDTYPE_F16\x10\x02\x12\x0e\n\nDTYPE_BF16\x10\x03*i\n\tResidency\x12\x19\n\x15RESIDENCY_UNSPECIFIED\x10\x00\x12\x15\n\x11RESIDENCY_VIRTUAL\x10\x01\x12\x16\n\x12RESIDENCY_RESIDENT\x10\x02\x12\x12\n\x0eRESIDENCY_AUTO\x10\x03\x32\xe1\x04\n\x12\x46\x61\x62ricationService\x12M\n\tFabricate\x12\x1f.weightloom.v1.FabricateRequest\x1a\x1d.weightloom.v1.FabricateChunk0\x01\x12\x46\n\x0b\x43reateModel\x12!.weightloom.v1.CreateModelRequest\x1a\x14.weightloom.v1.Model\x12@\n\x08GetModel\x12\x1e.weightloom.v1.GetModelRequest\x1a\x14.weightloom.v1.Model\x12Q\n\nListModels\x12 .weightloom.v1.ListModelsRequest\x1a!.weightloom.v1.ListModelsResponse\x12H\n\x0b\x44\x65leteModel\x12!.weightloom.v1.DeleteModelRequest\x1a\x16.google.protobuf.Empty\x12H\n\x0cSetResidency\x12\".weightloom.v1.SetResidencyRequest\x1a\x14.weightloom.v1.Model\x12\x43\n\nPutFactors\x12\x1b.weightloom.v1.FactorsChunk\x1a\x16.weightloom.v1.Factors(\x01\x12\x46\n\nGetFactors\x12 .weightloom.v1.GetFactorsRequest\x1a\x16.weightloom.v1.Factorsb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,10 +36,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FABRICATEREQUEST_WENTRY']._serialized_options = b'8\001'
   _globals['_FABRICATEREQUEST_ROWSENTRY']._loaded_options = None
   _globals['_FABRICATEREQUEST_ROWSENTRY']._serialized_options = b'8\001'
-  _globals['_DTYPE']._serialized_start=1907
-  _globals['_DTYPE']._serialized_end=1983
-  _globals['_RESIDENCY']._serialized_start=1985
-  _globals['_RESIDENCY']._serialized_end=2090
+  _globals['_DTYPE']._serialized_start=2252
+  _globals['_DTYPE']._serialized_end=2328
+  _globals['_RESIDENCY']._serialized_start=2330
+  _globals['_RESIDENCY']._serialized_end=2435
   _globals['_FABRICATEREQUEST']._serialized_start=86
   _globals['_FABRICATEREQUEST']._serialized_end=555
   _globals['_FABRICATEREQUEST_WENTRY']._serialized_start=405
@@ -55,29 +55,37 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MODELSPEC']._serialized_start=723
   _globals['_MODELSPEC']._serialized_end=806
   _globals['_TENSORSPEC']._serialized_start=809
-  _globals['_TENSORSPEC']._serialized_end=1019
-  _globals['_RANDOMMATRIXHYPERNET']._serialized_start=1022
-  _globals['_RANDOMMATRIXHYPERNET']._serialized_end=1158
-  _globals['_IDENTITY']._serialized_start=1160
-  _globals['_IDENTITY']._serialized_end=1170
-  _globals['_CONSTANT']._serialized_start=1172
-  _globals['_CONSTANT']._serialized_end=1197
-  _globals['_MODEL']._serialized_start=1200
-  _globals['_MODEL']._serialized_end=1443
-  _globals['_MODELSUMMARY']._serialized_start=1445
-  _globals['_MODELSUMMARY']._serialized_end=1560
-  _globals['_CREATEMODELREQUEST']._serialized_start=1562
-  _globals['_CREATEMODELREQUEST']._serialized_end=1622
-  _globals['_GETMODELREQUEST']._serialized_start=1624
-  _globals['_GETMODELREQUEST']._serialized_end=1655
-  _globals['_LISTMODELSREQUEST']._serialized_start=1657
-  _globals['_LISTMODELSREQUEST']._serialized_end=1706
-  _globals['_LISTMODELSRESPONSE']._serialized_start=1708
-  _globals['_LISTMODELSRESPONSE']._serialized_end=1787
-  _globals['_DELETEMODELREQUEST']._serialized_start=1789
-  _globals['_DELETEMODELREQUEST']._serialized_end=1823
-  _globals['_SETRESIDENCYREQUEST']._serialized_start=1825
-  _globals['_SETRESIDENCYREQUEST']._serialized_end=1905
-  _globals['_FABRICATIONSERVICE']._serialized_start=2093
-  _globals['_FABRICATIONSERVICE']._serialized_end=2561
+  _globals['_TENSORSPEC']._serialized_end=1081
+  _globals['_RANDOMMATRIXHYPERNET']._serialized_start=1084
+  _globals['_RANDOMMATRIXHYPERNET']._serialized_end=1220
+  _globals['_IMPORTEDHYPERNET']._serialized_start=1223
+  _globals['_IMPORTEDHYPERNET']._serialized_end=1379
+  _globals['_IDENTITY']._serialized_start=1381
+  _globals['_IDENTITY']._serialized_end=1391
+  _globals['_CONSTANT']._serialized_start=1393
+  _globals['_CONSTANT']._serialized_end=1418
+  _globals['_MODEL']._serialized_start=1421
+  _globals['_MODEL']._serialized_end=1664
+  _globals['_MODELSUMMARY']._serialized_start=1666
+  _globals['_MODELSUMMARY']._serialized_end=1781
+  _globals['_CREATEMODELREQUEST']._serialized_start=1783
+  _globals['_CREATEMODELREQUEST']._serialized_end=1843
+  _globals['_GETMODELREQUEST']._serialized_start=1845
+  _globals['_GETMODELREQUEST']._serialized_end=1876
+  _globals['_LISTMODELSREQUEST']._serialized_start=1878
+  _globals['_LISTMODELSREQUEST']._serialized_end=1927
+  _globals['_LISTMODELSRESPONSE']._serialized_start=1929
+  _globals['_LISTMODELSRESPONSE']._serialized_end=2008
+  _globals['_DELETEMODELREQUEST']._serialized_start=2010
+  _globals['_DELETEMODELREQUEST']._serialized_end=2044
+  _globals['_SETRESIDENCYREQUEST']._serialized_start=2046
+  _globals['_SETRESIDENCYREQUEST']._serialized_end=2126
+  _globals['_FACTORSCHUNK']._serialized_start=2128
+  _globals['_FACTORSCHUNK']._serialized_end=2172
+  _globals['_GETFACTORSREQUEST']._serialized_start=2174
+  _globals['_GETFACTORSREQUEST']._serialized_end=2209
+  _globals['_FACTORS']._serialized_start=2211
+  _globals['_FACTORS']._serialized_end=2250
+  _globals['_FABRICATIONSERVICE']._serialized_start=2438
+  _globals['_FABRICATIONSERVICE']._serialized_end=3047
 # @@protoc_insertion_point(module_scope)

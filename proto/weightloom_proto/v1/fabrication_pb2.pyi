@@ -107,18 +107,20 @@ class ModelSpec(_message.Message):
     def __init__(self, name: _Optional[str] = ..., seed: _Optional[int] = ..., tensors: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ...) -> None: ...
 
 class TensorSpec(_message.Message):
-    __slots__ = ("name", "shape", "random_matrix_hypernet", "identity", "constant")
+    __slots__ = ("name", "shape", "random_matrix_hypernet", "identity", "constant", "imported_hypernet")
     NAME_FIELD_NUMBER: _ClassVar[int]
     SHAPE_FIELD_NUMBER: _ClassVar[int]
     RANDOM_MATRIX_HYPERNET_FIELD_NUMBER: _ClassVar[int]
     IDENTITY_FIELD_NUMBER: _ClassVar[int]
     CONSTANT_FIELD_NUMBER: _ClassVar[int]
+    IMPORTED_HYPERNET_FIELD_NUMBER: _ClassVar[int]
     name: str
     shape: _containers.RepeatedScalarFieldContainer[int]
     random_matrix_hypernet: RandomMatrixHypernet
     identity: Identity
     constant: Constant
-    def __init__(self, name: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., random_matrix_hypernet: _Optional[_Union[RandomMatrixHypernet, _Mapping]] = ..., identity: _Optional[_Union[Identity, _Mapping]] = ..., constant: _Optional[_Union[Constant, _Mapping]] = ...) -> None: ...
+    imported_hypernet: ImportedHypernet
+    def __init__(self, name: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., random_matrix_hypernet: _Optional[_Union[RandomMatrixHypernet, _Mapping]] = ..., identity: _Optional[_Union[Identity, _Mapping]] = ..., constant: _Optional[_Union[Constant, _Mapping]] = ..., imported_hypernet: _Optional[_Union[ImportedHypernet, _Mapping]] = ...) -> None: ...
 
 class RandomMatrixHypernet(_message.Message):
     __slots__ = ("l", "r", "hidden_dim", "scale")
@@ -131,6 +133,20 @@ class RandomMatrixHypernet(_message.Message):
     hidden_dim: int
     scale: float
     def __init__(self, l: _Optional[int] = ..., r: _Optional[int] = ..., hidden_dim: _Optional[int] = ..., scale: _Optional[float] = ...) -> None: ...
+
+class ImportedHypernet(_message.Message):
+    __slots__ = ("l", "r", "hidden_dim", "scale", "factors_sha256")
+    L_FIELD_NUMBER: _ClassVar[int]
+    R_FIELD_NUMBER: _ClassVar[int]
+    HIDDEN_DIM_FIELD_NUMBER: _ClassVar[int]
+    SCALE_FIELD_NUMBER: _ClassVar[int]
+    FACTORS_SHA256_FIELD_NUMBER: _ClassVar[int]
+    l: int
+    r: int
+    hidden_dim: int
+    scale: float
+    factors_sha256: str
+    def __init__(self, l: _Optional[int] = ..., r: _Optional[int] = ..., hidden_dim: _Optional[int] = ..., scale: _Optional[float] = ..., factors_sha256: _Optional[str] = ...) -> None: ...
 
 class Identity(_message.Message):
     __slots__ = ()
@@ -223,3 +239,25 @@ class SetResidencyRequest(_message.Message):
     name: str
     residency: Residency
     def __init__(self, name: _Optional[str] = ..., residency: _Optional[_Union[Residency, str]] = ...) -> None: ...
+
+class FactorsChunk(_message.Message):
+    __slots__ = ("sha256", "data")
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    sha256: str
+    data: bytes
+    def __init__(self, sha256: _Optional[str] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class GetFactorsRequest(_message.Message):
+    __slots__ = ("sha256",)
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    sha256: str
+    def __init__(self, sha256: _Optional[str] = ...) -> None: ...
+
+class Factors(_message.Message):
+    __slots__ = ("sha256", "size")
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    sha256: str
+    size: int
+    def __init__(self, sha256: _Optional[str] = ..., size: _Optional[int] = ...) -> None: ...

@@ -65,6 +65,16 @@ class FabricationServiceStub(object):
                 request_serializer=weightloom__proto_dot_v1_dot_fabrication__pb2.SetResidencyRequest.SerializeToString,
                 response_deserializer=weightloom__proto_dot_v1_dot_fabrication__pb2.Model.FromString,
                 _registered_method=True)
+        self.PutFactors = channel.stream_unary(
+                '/weightloom.v1.FabricationService/PutFactors',
+                request_serializer=weightloom__proto_dot_v1_dot_fabrication__pb2.FactorsChunk.SerializeToString,
+                response_deserializer=weightloom__proto_dot_v1_dot_fabrication__pb2.Factors.FromString,
+                _registered_method=True)
+        self.GetFactors = channel.unary_unary(
+                '/weightloom.v1.FabricationService/GetFactors',
+                request_serializer=weightloom__proto_dot_v1_dot_fabrication__pb2.GetFactorsRequest.SerializeToString,
+                response_deserializer=weightloom__proto_dot_v1_dot_fabrication__pb2.Factors.FromString,
+                _registered_method=True)
 
 
 class FabricationServiceServicer(object):
@@ -109,6 +119,20 @@ class FabricationServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PutFactors(self, request_iterator, context):
+        """Keeps imported factors, which tensors of kind ImportedHypernet name; the very same ones again are no error.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetFactors(self, request, context):
+        """Says whether they are here: NOT_FOUND where they are not.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_FabricationServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -141,6 +165,16 @@ def add_FabricationServiceServicer_to_server(servicer, server):
                     servicer.SetResidency,
                     request_deserializer=weightloom__proto_dot_v1_dot_fabrication__pb2.SetResidencyRequest.FromString,
                     response_serializer=weightloom__proto_dot_v1_dot_fabrication__pb2.Model.SerializeToString,
+            ),
+            'PutFactors': grpc.stream_unary_rpc_method_handler(
+                    servicer.PutFactors,
+                    request_deserializer=weightloom__proto_dot_v1_dot_fabrication__pb2.FactorsChunk.FromString,
+                    response_serializer=weightloom__proto_dot_v1_dot_fabrication__pb2.Factors.SerializeToString,
+            ),
+            'GetFactors': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetFactors,
+                    request_deserializer=weightloom__proto_dot_v1_dot_fabrication__pb2.GetFactorsRequest.FromString,
+                    response_serializer=weightloom__proto_dot_v1_dot_fabrication__pb2.Factors.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -305,6 +339,60 @@ class FabricationService(object):
             '/weightloom.v1.FabricationService/SetResidency',
             weightloom__proto_dot_v1_dot_fabrication__pb2.SetResidencyRequest.SerializeToString,
             weightloom__proto_dot_v1_dot_fabrication__pb2.Model.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PutFactors(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/weightloom.v1.FabricationService/PutFactors',
+            weightloom__proto_dot_v1_dot_fabrication__pb2.FactorsChunk.SerializeToString,
+            weightloom__proto_dot_v1_dot_fabrication__pb2.Factors.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetFactors(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/weightloom.v1.FabricationService/GetFactors',
+            weightloom__proto_dot_v1_dot_fabrication__pb2.GetFactorsRequest.SerializeToString,
+            weightloom__proto_dot_v1_dot_fabrication__pb2.Factors.FromString,
             options,
             channel_credentials,
             insecure,

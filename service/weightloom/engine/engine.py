@@ -28,6 +28,7 @@ from weightloom.engine.residency import Residencies
 from weightloom.engine.scheduler import TileScheduler
 from weightloom.engine.tiles import TileStream
 from weightloom.engine.turns import Turns
+from weightloom.engine.uploads import Uploads
 from weightloom.fabric import Backend, ModelSpec, VirtualFile
 from weightloom.registry import ModelSummary, Registry
 from weightloom.requests import FabricateRequest
@@ -96,6 +97,7 @@ class Engine:
         self.admission = Admission(limits, self.observer)
         self.lifecycle = Lifecycle(self.admission)
         self._writes, self._jobs = Turns(), 0
+        self.uploads = Uploads(registry, self._writes)
         self._pool = ThreadPoolExecutor(PLANNING_THREADS, thread_name_prefix="planner")
         self._buffers = TileBuffers(limits.tile_bytes, kept=max(KEPT_TILES, limits.threads + limits.tile_window))
         self._scheduler = TileScheduler(limits.threads, self._buffers, self.observer)
@@ -110,7 +112,7 @@ class Engine:
         return Call(self._call_ended, front, name, request_id, timeout, traceparent)
 
     async def create_model(self, spec: ModelSpec) -> tuple[ModelSummary, bool]:
-        """Register a model; False where the same one was there already. Raises Conflict, Unavailable."""
+        """Register a model; False where the same one was there already. Raises Conflict, InvalidSpec, Unavailable."""
         return await self._writes.run(self.registry.create, spec)
 
     async def get_model(self, name_or_digest: str) -> tuple[ModelSummary, ModelSpec]:

@@ -22,7 +22,8 @@ import numpy.typing as npt
 from weightloom.engine.observer import Observer
 from weightloom.engine.shelf import Shelf
 from weightloom.fabric import Backend
-from weightloom.fabric.factors import Factors, ResidentT
+from weightloom.fabric.factors import NOTHING_KEPT, Factors, ResidentT
+from weightloom.fabric.imported import Blob
 
 __all__ = ["FactorStore", "FactorView", "Residency"]
 
@@ -43,10 +44,20 @@ class Residency(StrEnum):
 
 
 class FactorStore:
-    """Keeps at most ``t_budget`` bytes of T's and ``pqs_budget`` bytes of P, Q and S. Safe to use from many threads."""
+    """Keeps at most ``t_budget`` bytes of T's and ``pqs_budget`` bytes of P, Q and S. Safe to use from many threads.
 
-    def __init__(self, backend: Backend, t_budget: int, pqs_budget: int, observer: Observer) -> None:
-        self._backend = backend
+    imported: where factors come from that are not drawn; they are mapped files, and no part of the budgets.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        t_budget: int,
+        pqs_budget: int,
+        observer: Observer,
+        imported: Callable[[Blob], F32 | None] = NOTHING_KEPT.imported,
+    ) -> None:
+        self._backend, self.imported = backend, imported
         self._t: Shelf[ResidentT] = Shelf("T", t_budget, observer)
         self._pqs: Shelf[_Once[PQS]] = Shelf("PQS", pqs_budget, observer)
         self._last_use: OrderedDict[Hashable, int] = OrderedDict()  # of T's that are not kept
@@ -135,6 +146,10 @@ class FactorView:
     def pqs(self, factors: Factors) -> PQS | None:
         """See ``KeptFactors``."""
         return self._store.pqs(factors)
+
+    def imported(self, blob: Blob) -> F32 | None:
+        """See ``KeptFactors``."""
+        return self._store.imported(blob)
 
 
 V = TypeVar("V")

@@ -63,6 +63,7 @@ class HouseKeeping:
         await asyncio.to_thread(self._residencies.drop_unwanted, has_changed)
         if not has_changed:
             return True
+        await asyncio.to_thread(self._registry.factors.let_go)
         self._seen = version
         if not await self._warm_all():
             self._seen = NEVER

@@ -45,7 +45,8 @@ class Residencies:
     def __init__(self, registry: Registry, backend: Backend, limits: EngineLimits, observer: Observer) -> None:
         self._registry, self._default = registry, limits.residency
         self.budget = limits.factor_bytes if backend.READS_T else 0
-        self._store = FactorStore(backend, self.budget, limits.small_factor_bytes, observer)
+        budgets = self.budget, limits.small_factor_bytes
+        self._store = FactorStore(backend, *budgets, observer, registry.factors.open)
         self._views = {residency: self._store.view(residency) for residency in Residency}
         self._followed: OrderedDict[str, _Followed] = OrderedDict()
         self._new: set[str] = set()

@@ -8,14 +8,27 @@ from __future__ import annotations
 
 import mmap
 import threading
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from weightloom.fabric.imported import Blob
 from weightloom.fabric.streams import FactorStream, factor_stream
 
-__all__ = ["BUILD", "DRAW", "GROUPS", "NOTHING_KEPT", "READ", "Factors", "KeptFactors", "ResidentT", "chunk_groups"]
+__all__ = [
+    "BUILD",
+    "DRAW",
+    "GROUPS",
+    "NOTHING_KEPT",
+    "READ",
+    "Factors",
+    "ImportedOnly",
+    "KeptFactors",
+    "ResidentT",
+    "chunk_groups",
+]
 
 F32 = npt.NDArray[np.float32]
 U8 = npt.NDArray[np.uint8]
@@ -145,8 +158,17 @@ class KeptFactors(Protocol):
     def pqs(self, factors: Factors) -> tuple[F32, F32, F32] | None:
         """P, Q and S in row-major order, each float32 (elements,); None where they are too large to be kept."""
 
+    def imported(self, blob: Blob) -> F32 | None:
+        """The numbers of a blob, float32 (count,) and not to be written to; None where it is not here, or of another
+        size."""
 
-class _NothingKept:
+
+class ImportedOnly:
+    """Keeps nothing that could be drawn; ``find`` is where imported factors come from."""
+
+    def __init__(self, find: Callable[[Blob], F32 | None]) -> None:
+        self.imported = find
+
     def expect(self, factors: Factors) -> None:
         """Nothing to decide."""
 
@@ -157,4 +179,4 @@ class _NothingKept:
         """None."""
 
 
-NOTHING_KEPT: KeptFactors = _NothingKept()
+NOTHING_KEPT: KeptFactors = ImportedOnly(lambda blob: None)

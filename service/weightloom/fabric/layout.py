@@ -17,11 +17,11 @@ import numpy.typing as npt
 from weightloom.errors import InvalidSelection
 from weightloom.fabric.cache import BoundedCache
 from weightloom.fabric.dtypes import DType
+from weightloom.fabric.imported import Blob
 from weightloom.fabric.safetensors import build_header
 from weightloom.fabric.sections import TILE_PREPARATION, HeaderSection, Section, TensorSection, TileKey
 from weightloom.fabric.selection import Selected, select
 from weightloom.fabric.spec import ModelSpec
-from weightloom.fabric.streams import GENERATOR
 from weightloom.fabric.vectors import check_missing, check_shapes
 
 __all__ = ["TILE_BYTES", "FileLayout", "TileKey", "lay_out"]
@@ -72,7 +72,7 @@ class FileLayout:
         self.model, self.dtype, self.parts = model, dtype, parts
         shapes = [TensorSection(0, part, batches.get(part.spec.name), dtype, model.seed) for part in parts]
         self.header = build_header(
-            {"format": "pt", "model": model.name, "digest": model.digest, "generator": GENERATOR},
+            {"format": "pt", "model": model.name, "digest": model.digest, "generator": model.generator},
             ((section.part.spec.name, dtype.value, section.shape, section.size) for section in shapes),
         )
         self.sections: list[Section] = [HeaderSection(self.header)]
@@ -86,6 +86,12 @@ class FileLayout:
     def weight(self) -> int:
         """Bytes of memory that the layout takes, about."""
         return len(self.header) + SECTION_BYTES * len(self.sections) + SPEC_BYTES * len(self.model.tensors)
+
+    @cached_property
+    def imported(self) -> Sequence[tuple[int, Blob]]:
+        """The blobs that the file needs, each with its tensor's place in the model."""
+        names = {part.spec.name for part in self.parts} if self.model.imported else set[str]()
+        return [(place, blob) for place, blob in self.model.imported if self.model.tensors[place].name in names]
 
     @cached_property
     def work(self) -> int:

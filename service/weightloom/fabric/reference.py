@@ -12,7 +12,7 @@ T is not read: it would save little of the time that numpy takes here.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,7 @@ from weightloom.fabric.factors import Factors, ResidentT
 from weightloom.fabric.passes import Piece
 from weightloom.fabric.streams import FactorStream, normals
 
-__all__ = ["NAME", "READS_T", "hidden", "normals", "weave"]
+__all__ = ["NAME", "READS_T", "hidden", "normals", "weave", "weave_given"]
 
 NAME, READS_T = "numpy", False
 CHUNK_NORMALS = 1 << 16
@@ -54,8 +54,17 @@ def hidden(factors: Factors, w: F32, scale: float, pqs: tuple[F32, F32, F32] | N
 
 def weave(factors: Factors, h: F32, pieces: Sequence[Piece], kept: ResidentT | None = None) -> None:
     """Elements of W for each h: h (B, r) -> the pieces' memory, B rows in all (section 5)."""
+    _sum(_rows(factors.t, pieces[0].count, h.shape[1], pieces[0].start), h, pieces)
+
+
+def weave_given(t: F32, h: F32, pieces: Sequence[Piece]) -> None:
+    """The same for a T that is given, in row-major order: t (numel r,); only the rows that are wanted are read."""
+    _sum(_rows(None, pieces[0].count, h.shape[1], pieces[0].start, kept=t), h, pieces)
+
+
+def _sum(chunks: Iterable[tuple[int, F32]], h: F32, pieces: Sequence[Piece]) -> None:
     rows = [(row, piece.dtype) for piece in pieces for row in piece.out]
-    for first, t in _rows(factors.t, pieces[0].count, h.shape[1], pieces[0].start):  # t (n, r)
+    for first, t in chunks:  # t (n, r)
         for weights, (out, dtype) in zip(h, rows, strict=True):
             v = t[:, 0] * weights[0]
             for k in range(1, len(weights)):
@@ -64,14 +73,20 @@ def weave(factors: Factors, h: F32, pieces: Sequence[Piece], kept: ResidentT | N
 
 
 def _rows(
-    stream: FactorStream, rows: int, r: int, start: int = 0, kept: F32 | None = None
+    stream: FactorStream | None, rows: int, r: int, start: int = 0, kept: F32 | None = None
 ) -> Iterator[tuple[int, F32]]:
-    """Rows start ... start + rows - 1 of a factor in chunks: (first row relative to start, float32 (n, r))."""
+    """Rows start ... start + rows - 1 of a factor in chunks: (first row relative to start, float32 (n, r)).
+
+    One of ``stream`` and ``kept``, the whole factor in row-major order, must be there.
+    """
     step = max(1, CHUNK_NORMALS // r)
     for first in range(0, rows, step):
         n, at = min(step, rows - first), (start + first) * r
-        drawn = normals(stream, at, n * r) if kept is None else kept[at : at + n * r]
-        yield first, drawn.reshape(n, r)
+        if kept is None:
+            assert stream is not None
+            yield first, normals(stream, at, n * r).reshape(n, r)
+        else:
+            yield first, kept[at : at + n * r].reshape(n, r)
 
 
 def _project(a: F64, q: F64) -> F64:

@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 from weightloom.errors import InvalidSpec, MalformedBody, Violation, shorten
+from weightloom.fabric.imported import Blob
 from weightloom.fabric.kinds import KIND_NAMES, BaseTensorSpec, TensorSpec
 from weightloom.fabric.streams import GENERATOR
 
@@ -38,6 +39,7 @@ __all__ = [
 MAX_TENSORS = 100_000
 MAX_SEED = (1 << 64) - 1
 LONGEST_SHOWN_BITS = 1024
+IMPORTED = "+imported"
 MODEL_NAME_PATTERN = r"^[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?(?:/[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)*$"
 DIGEST_PATTERN = re.compile(r"[0-9a-f]{64}")
 
@@ -109,9 +111,19 @@ class ModelSpec(BaseModel):
             raise InvalidSpec("; ".join(map(str, violations[:3])), violations=violations) from error
 
     @cached_property
+    def imported(self) -> tuple[tuple[int, Blob], ...]:
+        """The blobs of imported factors that the model needs, each with its tensor's place."""
+        return tuple((place, tensor.blob) for place, tensor in enumerate(self.tensors) if tensor.blob is not None)
+
+    @property
+    def generator(self) -> str:
+        """Where the factors come from: the streams and their version, and whether some are imported."""
+        return GENERATOR + IMPORTED if self.imported else GENERATOR
+
+    @cached_property
     def canonical(self) -> bytes:
         """Canonical JSON (RFC 8785) of every field, defaults filled in, plus the generator's name."""
-        return rfc8785.dumps({"generator": GENERATOR} | self.model_dump(mode="json"))
+        return rfc8785.dumps({"generator": self.generator} | self.model_dump(mode="json"))
 
     @cached_property
     def digest(self) -> str:

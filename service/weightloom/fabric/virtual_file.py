@@ -18,6 +18,7 @@ import numpy.typing as npt
 from weightloom.fabric.backend import Backend, load_backend
 from weightloom.fabric.dtypes import DType
 from weightloom.fabric.factors import NOTHING_KEPT, KeptFactors
+from weightloom.fabric.imported import WithImported
 from weightloom.fabric.layout import TILE_BYTES, FileLayout, lay_out
 from weightloom.fabric.passes import Piece, Weaver, weave
 from weightloom.fabric.sections import TensorSection
@@ -39,7 +40,8 @@ class VirtualFile:
     w: for each selected tensor that takes one a float array (l,) or (B, l); the latter gives (B, *shape).
     dtype: F32, F16 or BF16. tensors: a subset, or None for all. rows: [a, b) of the first dimension by name.
     kept: where factors may be found kept; the bits are the same either way.
-    Raises InvalidW, InvalidSelection or LimitExceeded, and never after construction.
+    Raises InvalidW, InvalidSelection, LimitExceeded, or InvalidSpec where ``kept`` lacks factors that the model
+    imports, and never after construction.
     """
 
     def __init__(
@@ -59,7 +61,7 @@ class VirtualFile:
     def laid_out(
         cls, layout: FileLayout, w: Mapping[str, npt.NDArray[Any]], backend: Backend, kept: KeptFactors
     ) -> VirtualFile:
-        """The file of a layout that was made for w's of these very shapes. Raises InvalidW."""
+        """The file of a layout that was made for w's of these very shapes. Raises InvalidW, InvalidSpec."""
         file = cls.__new__(cls)
         file._bind(layout, as_float32(w), backend, kept)
         return file
@@ -68,7 +70,8 @@ class VirtualFile:
         self, layout: FileLayout, w: dict[str, npt.NDArray[np.float32]], backend: Backend, kept: KeptFactors
     ) -> None:
         self.layout, self.model, self.dtype = layout, layout.model, layout.dtype
-        self._w, self._backend, self._kept = w, backend, kept
+        self._w, self._backend = w, backend
+        self._kept: KeptFactors = WithImported(kept, layout.imported) if layout.imported else kept
         self._weavers: OrderedDict[tuple[str, int], Weaver] = OrderedDict()
         self._expected: set[str] = set()  # tensors of which the store knows that this file needs their factors
         self._lock = threading.Lock()

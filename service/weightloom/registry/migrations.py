@@ -32,7 +32,18 @@ def _add_residency(connection: sqlite3.Connection) -> None:
     connection.execute("ALTER TABLE models ADD COLUMN residency TEXT")  # NULL: the server's setting decides
 
 
-MIGRATIONS: tuple[Migration, ...] = ((1, "create models", _create_models), (2, "add residency", _add_residency))
+def _add_imported(connection: sqlite3.Connection) -> None:
+    """Which models (by digest) need which blobs of imported factors."""
+    connection.execute(
+        "CREATE TABLE imported (factors TEXT NOT NULL, model TEXT NOT NULL, PRIMARY KEY (model, factors)) WITHOUT ROWID"
+    )
+
+
+MIGRATIONS: tuple[Migration, ...] = (
+    (1, "create models", _create_models),
+    (2, "add residency", _add_residency),
+    (3, "add imported factors", _add_imported),
+)
 
 
 def migrate(connection: sqlite3.Connection) -> None:

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from weightloom.fabric.dtypes import DType
 from weightloom.fabric.spec import ModelSpec
-from weightloom.fabric.streams import GENERATOR
+from weightloom.registry.blobs import FactorBlobs
 
 __all__ = ["ModelSummary", "Registry", "describe", "summarize"]
 
@@ -31,11 +31,15 @@ class ModelSummary:
 class Registry(Protocol):
     """Models by name and by digest. What a call has acknowledged survives kill -9. Safe to use from many threads.
 
-    All calls raise Unavailable where the store cannot be read or written.
+    All calls raise Unavailable where the store cannot be read or written. factors: what models import.
     """
 
+    factors: FactorBlobs
+
     def create(self, spec: ModelSpec) -> tuple[ModelSummary, bool]:
-        """Keep a model; False where the same one was there already. Raises Conflict where the name has another."""
+        """Keep a model; False where the same one was there already. Raises Conflict where the name has another,
+        InvalidSpec where factors that it imports are not here.
+        """
 
     def find(self, name_or_digest: str) -> ModelSummary:
         """Raises NotFound."""
@@ -47,7 +51,10 @@ class Registry(Protocol):
         """Up to ``limit`` models whose names sort behind ``after``, by name."""
 
     def delete(self, name_or_digest: str) -> None:
-        """Forget a model. Raises NotFound."""
+        """Forget a model, and factors that no other one imports. Raises NotFound."""
+
+    def sweep(self) -> None:
+        """Remove imported factors that no model has referred to for a day."""
 
     def set_residency(self, name_or_digest: str, residency: str | None) -> None:
         """Say what becomes of a model's T. Raises NotFound."""
@@ -79,7 +86,7 @@ def describe(summary: ModelSummary, spec: ModelSpec) -> dict[str, Any]:
     return {
         "name": spec.name,
         "digest": spec.digest,
-        "generator": GENERATOR,
+        "generator": spec.generator,
         "seed": str(spec.seed),
         "created_at": summary.created_at,
         "description": spec.description,

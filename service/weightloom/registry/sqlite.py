@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from weightloom.errors import Conflict, NotFound, shorten
+from weightloom.errors import Conflict, NotFound, Unavailable, shorten
 from weightloom.fabric.cache import BoundedCache
 from weightloom.fabric.spec import DIGEST_PATTERN, ModelSpec
+from weightloom.registry.blobs import FACTORS_FOLDER, FactorBlobs
 from weightloom.registry.database import Database
 from weightloom.registry.records import ModelSummary, summarize
 
@@ -27,6 +30,7 @@ class SqliteRegistry:
 
     def __init__(self, path: Path | None) -> None:
         self._database = Database(path)
+        self.factors = FactorBlobs(None if path is None else path.parent / FACTORS_FOLDER)
         self._specs: BoundedCache[str, ModelSpec] = BoundedCache(KEPT_TENSORS, lambda spec: len(spec.tensors))
 
     def create(self, spec: ModelSpec) -> tuple[ModelSummary, bool]:
@@ -34,9 +38,12 @@ class SqliteRegistry:
         summary = summarize(spec, datetime.now(UTC).isoformat(timespec="milliseconds"))
         row = _row_of(spec, summary)
         with self._database.writing() as connection:
+            self.factors.check(spec)  # in here, where nobody removes any
             there = connection.execute(FIND["name"], (spec.name,)).fetchone()
             if there is None:
                 connection.execute("INSERT INTO models VALUES (?, ?, ?, ?, ?, ?, ?, NULL)", row)
+                imported = {(blob.digest, spec.digest) for _, blob in spec.imported}
+                connection.executemany("INSERT INTO imported VALUES (?, ?)", imported)
         if there is None:
             return summary, True
         found = _summary_of(there)
@@ -69,12 +76,24 @@ class SqliteRegistry:
         return [_summary_of(row) for row in self._database.rows(query, after, limit)]
 
     def delete(self, name_or_digest: str) -> None:
-        """Delete in one transaction that is on disk before this returns."""
-        statement = f"DELETE FROM models WHERE {_key_of(name_or_digest)} = ?"
+        """Delete in one transaction that is on disk before this returns; factors that nobody imports go after it."""
         with self._database.writing() as connection:
-            gone = connection.execute(statement, (name_or_digest,)).rowcount
-        if not gone:
+            gone = connection.execute(FIND[_key_of(name_or_digest)], (name_or_digest,)).fetchone()
+            digest = ("" if gone is None else _summary_of(gone).digest,)
+            imported = connection.execute("SELECT factors FROM imported WHERE model = ?", digest).fetchall()
+            for table, key in (("models", "digest"), ("imported", "model")):
+                connection.execute(f"DELETE FROM {table} WHERE {key} = ?", digest)
+        if gone is None:
             raise _not_found(name_or_digest)
+        if imported:
+            with suppress(Unavailable):  # the model is gone; a later sweep finds what is left
+                self.sweep([factors for (factors,) in imported])
+
+    def sweep(self, at_once: Sequence[str] = ()) -> None:
+        """In a transaction, so that no model can be created meanwhile that refers to what goes."""
+        with self._database.writing() as connection:
+            used = {factors for (factors,) in connection.execute("SELECT factors FROM imported")}
+            self.factors.remove_unused(used, at_once)
 
     def set_residency(self, name_or_digest: str, residency: str | None) -> None:
         """Update in one transaction."""
@@ -105,6 +124,7 @@ class SqliteRegistry:
 
     def close(self) -> None:
         """Close the file."""
+        self.factors.close()
         self._database.close()
 
 

@@ -1,4 +1,4 @@
-"""The ASGI application: POST /fabricate straight, everything else through FastAPI."""
+"""The ASGI application: POST /fabricate and /v1/factors straight, everything else through FastAPI."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from weightloom.errors import WeightloomError
 from weightloom.rest import openapi, problems
 from weightloom.rest.calls import CALL, in_a_call
 from weightloom.rest.fabricate import FabricateRoute
+from weightloom.rest.factors import FACTORS_PATH, FactorsRoute
 from weightloom.rest.models import models_router
 from weightloom.rest.status import status_router
 from weightloom.settings import Settings
@@ -43,11 +44,15 @@ def build_app(engine: Engine, settings: Settings) -> ASGIApp:
     spec_limit = min((settings.max_request_bytes, "max_request_bytes"), (settings.max_json_bytes, "max_json_bytes"))
     fabricate = FabricateRoute(engine, settings.max_request_bytes, settings.max_json_bytes)
 
+    factors = FactorsRoute(engine, settings.max_factors_bytes)
+
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await api(scope, receive, send)
         elif scope["path"] == "/fabricate":
             await fabricate(scope, receive, send)
+        elif scope["path"].startswith(FACTORS_PATH):
+            await factors(scope, receive, send)
         else:
             if scope["method"] == "HEAD":
                 scope = {**scope, "method": "GET"}  # the server leaves the body away

@@ -35,7 +35,7 @@ PROBLEM = {
     },
 }
 ERRORS = {
-    "404": "No such model",
+    "404": "No such model or factors",
     "412": "If-Match names another file",
     "413": "Over a limit",
     "415": "Unknown content type",
@@ -45,7 +45,7 @@ ERRORS = {
 
 
 def complete(document: dict[str, Any]) -> dict[str, Any]:
-    """Add what FastAPI cannot know: POST /fabricate, the body of POST /v1/models, and the shape of errors."""
+    """Add what FastAPI cannot know: POST /fabricate, /v1/factors, the body of POST /v1/models, the shape of errors."""
     schemas = document["components"]["schemas"]
     _, definitions = models_json_schema(
         [(ByModel, "validation"), (Inline, "validation"), (ModelSpec, "validation")], ref_template=REFERENCE
@@ -53,7 +53,8 @@ def complete(document: dict[str, Any]) -> dict[str, Any]:
     schemas |= definitions["$defs"]
     schemas["Problem"] = PROBLEM
     document["paths"] = {"/fabricate": {"post": _fabricate()}} | document["paths"]
-    document["tags"] = [{"name": name} for name in ("fabricate", "models", "status")]
+    document["paths"]["/v1/factors/{sha256}"] = _factors()
+    document["tags"] = [{"name": name} for name in ("fabricate", "models", "factors", "status")]
     create = document["paths"]["/v1/models"]["post"]
     create["requestBody"] = _json_body({"$ref": REFERENCE.format(model="ModelSpec")}, {"mlp": MODEL_EXAMPLE})
     create["responses"] |= _problems("409", "413", "422", "503")
@@ -90,6 +91,31 @@ def _fabricate() -> dict[str, Any]:
         }
         | _problems(*ERRORS),
     }
+
+
+def _factors() -> dict[str, Any]:
+    """PUT and GET."""
+    properties = {"sha256": {"type": "string"}, "size": {"type": "integer", "description": "In bytes."}}
+    known = {"content": {"application/json": {"schema": {"type": "object", "properties": properties}}}}
+    path = {"name": "sha256", "in": "path", "required": True, "schema": {"type": "string", "pattern": "^[0-9a-f]{64}$"}}
+    common = {"tags": ["factors"], "parameters": [path]}
+    put = {
+        "operationId": "put_factors",
+        "summary": "Upload imported factors",
+        "description": (
+            "P, Q, S and T of a tensor of kind `imported_hypernet`: float32, little-endian, row-major, end to end, "
+            "under the SHA-256 of these bytes. Factors that no model refers to may be removed after a day."
+        ),
+        "requestBody": {"required": True, "content": {"application/octet-stream": BINARY}},
+        "responses": {"201": {"description": "Kept"} | known, "200": {"description": "They were there already"} | known}
+        | _problems("413", "422", "503"),
+    }
+    get = {
+        "operationId": "get_factors",
+        "summary": "Are these factors here?",
+        "responses": {"200": {"description": "They are"} | known} | _problems("404", "422"),
+    }
+    return {"put": common | put, "get": common | get}
 
 
 def _json_body(schema: dict[str, Any], examples: dict[str, Any], more: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -30,6 +30,7 @@ LIMITS = (
     "tile_window",
     "max_request_bytes",
     "max_json_bytes",
+    "max_factors_bytes",
     "max_output_bytes",
     "max_streams",
     "max_queued",

@@ -20,6 +20,9 @@ from weightloom.requests import INLINE_NAME, FabricateRequest
 __all__ = [
     "chunks",
     "fabricate_request",
+    "factors_chunk",
+    "factors_reply",
+    "factors_to_get",
     "first_fields",
     "list_models_reply",
     "list_models_request",
@@ -154,6 +157,22 @@ def name_to_get(data: bytes) -> str:
 def name_to_delete(data: bytes) -> str:
     """The name or digest of a DeleteModelRequest. Raises InvalidInput."""
     return _parse(pb.DeleteModelRequest, data).name
+
+
+def factors_chunk(data: bytes) -> tuple[str, bytes]:
+    """The digest ("" but on the first one) and the bytes of a FactorsChunk. Raises InvalidInput."""
+    message = _parse(pb.FactorsChunk, data)
+    return message.sha256, message.data
+
+
+def factors_to_get(data: bytes) -> str:
+    """The digest of a GetFactorsRequest. Raises InvalidInput."""
+    return _parse(pb.GetFactorsRequest, data).sha256
+
+
+def factors_reply(digest: str, size: int) -> bytes:
+    """A Factors message."""
+    return _serialized(pb.Factors(sha256=digest, size=size))
 
 
 def list_models_request(data: bytes, max_page: int) -> tuple[str, int]:

@@ -41,7 +41,9 @@ class RpcFront:
         """Listen. Raises Unavailable where the port cannot be bound."""
         self._server = grpc.aio.server(options=_options(self._settings, self._shared_port))
         self._health = Health(self._engine, (SERVICE,))
-        FabricationService(self._engine, self._settings.max_request_bytes, self._settings.max_page).add_to(self._server)
+        settings = self._settings
+        limits = settings.max_request_bytes, settings.max_page, settings.max_factors_bytes
+        FabricationService(self._engine, *limits).add_to(self._server)
         add_HealthServicer_to_server(self._health, self._server)
         names = (SERVICE, "grpc.health.v1.Health", reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)

@@ -13,11 +13,11 @@ import grpc.aio
 from weightloom_proto.v1 import fabrication_pb2 as pb
 
 from weightloom.engine import Call, Engine, Fabrication
-from weightloom.errors import DeadlineExceeded, InvalidInput, LimitExceeded
+from weightloom.errors import InvalidInput, LimitExceeded
 from weightloom.fabric import ModelSpec
 from weightloom.registry import ModelSummary
 from weightloom.requests import check_if_match
-from weightloom.rpc import convert
+from weightloom.rpc import convert, uploads
 from weightloom.rpc.status import status_of, trailers_of
 
 __all__ = ["SERVICE", "FabricationService"]
@@ -32,8 +32,9 @@ T = TypeVar("T")
 class FabricationService:
     """Takes and gives serialized messages, so that large ones are parsed off the event loop and chunks copied once."""
 
-    def __init__(self, engine: Engine, max_request_bytes: int, max_page: int) -> None:
+    def __init__(self, engine: Engine, max_request_bytes: int, max_page: int, max_factors_bytes: int) -> None:
         self._engine, self._max_request_bytes, self._max_page = engine, max_request_bytes, max_page
+        self._max_factors_bytes = max_factors_bytes
         # The gate can count a message only when it is there: so many may be on their way.
         self._receiving = asyncio.Semaphore(max(1, engine.limits.max_bytes_in_flight // max_request_bytes))
 
@@ -45,10 +46,12 @@ class FabricationService:
             "ListModels": self.list_models,
             "DeleteModel": self.delete_model,
             "SetResidency": self.set_residency,
+            "GetFactors": self.get_factors,
         }
         handlers = {name: grpc.unary_unary_rpc_method_handler(method) for name, method in unary.items()}
         # The same on the wire as a unary request, but grpc keeps that, however large it is, until the stream has ended.
         handlers["Fabricate"] = grpc.stream_stream_rpc_method_handler(self.fabricate)
+        handlers["PutFactors"] = grpc.stream_unary_rpc_method_handler(self.put_factors)
         server.add_registered_method_handlers(SERVICE, handlers)
 
     async def fabricate(self, _: object, context: grpc.aio.ServicerContext) -> None:
@@ -90,6 +93,20 @@ class FabricationService:
             name, residency = await self._read(data, convert.residency_request)
             return await self._model_reply(*await self._engine.set_residency(name, residency))
 
+    async def put_factors(self, _: object, context: grpc.aio.ServicerContext) -> bytes:
+        """FactorsChunks → Factors."""
+        async with self._unary("put_factors", context):
+            stall_seconds = self._engine.limits.stall_seconds
+            first, parts = await uploads.read(context, self._max_factors_bytes, stall_seconds)
+            await self._engine.uploads.put(first, parts)
+            return convert.factors_reply(first, await self._engine.uploads.size(first))
+
+    async def get_factors(self, data: bytes, context: grpc.aio.ServicerContext) -> bytes:
+        """GetFactorsRequest → Factors."""
+        async with self._unary("get_factors", context):
+            digest = await self._read(data, convert.factors_to_get)
+            return convert.factors_reply(digest, await self._engine.uploads.size(digest))
+
     async def _model_reply(self, summary: ModelSummary, spec: ModelSpec) -> bytes:
         status = await asyncio.to_thread(self._engine.residencies.status, summary, spec)
         return await asyncio.to_thread(convert.model_reply, summary, spec, status)
@@ -122,20 +139,12 @@ class FabricationService:
 
     async def _receive(self, context: grpc.aio.ServicerContext, call: Call) -> bytes:
         """The one message of the request, which the gate counts."""
-        stall_seconds = self._engine.limits.stall_seconds
-        patience = asyncio.timeout(stall_seconds)
-        try:
-            async with self._receiving, patience:
-                data: bytes = await context.read()
-                if data is grpc.aio.EOF:
-                    raise InvalidInput.at("message", "nothing", "one message")
-                self._engine.admission.hold(call, len(data))
-                return data
-        except TimeoutError:
-            if not patience.expired():
-                raise
-            message = f"the request did not come within {stall_seconds:g} s (setting stall_seconds)"
-            raise DeadlineExceeded(message, code="sender_stalled") from None
+        async with uploads.in_time(self._engine.limits.stall_seconds), self._receiving:
+            data = await uploads.next_message(context)
+            if data is None:
+                raise InvalidInput.at("message", "nothing", "one message")
+            self._engine.admission.hold(call, len(data))
+            return data
 
     async def _read(self, data: bytes, parse: Callable[[bytes], T]) -> T:
         if len(data) > self._max_request_bytes:

@@ -25,7 +25,10 @@ __all__ = ["CALLS", "OTHER", "PrometheusObserver", "exposition"]
 
 ADD_UP_SECONDS = 0.1  # of thousands of requests a second, in a millisecond: the event loop waits for it
 FRONTS = frozenset({"rest", "grpc"})
-CALLS = frozenset({"fabricate", "create_model", "get_model", "list_models", "delete_model", "set_residency"})
+CALLS = frozenset({"fabricate", "create_model", "get_model", "list_models", "delete_model", "set_residency"}) | {
+    "put_factors",
+    "get_factors",
+}
 STORES = frozenset({"T", "PQS"})
 OTHER = "other"  # for whatever no table knows: a label's values must stay few
 FACTOR_COUNTERS = {

@@ -111,6 +111,7 @@ EXPECTED = {
     "InvalidInput": "INVALID_ARGUMENT",
     "MalformedBody": "INVALID_ARGUMENT",
     "InvalidSpec": "INVALID_ARGUMENT",
+    "InvalidFactors": "INVALID_ARGUMENT",
     "InvalidW": "INVALID_ARGUMENT",
     "InvalidSelection": "INVALID_ARGUMENT",
     "LimitExceeded": "INVALID_ARGUMENT",

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from weightloom.fabric.backend import Backend, load_backend
 from weightloom.fabric.factors import Factors, ResidentT
+from weightloom.fabric.imported import Blob
 
 __all__ = ["KEPT", "FactorCache", "set_keep_t_bytes"]
 
@@ -70,6 +71,9 @@ class FactorCache:
         key = ("PQS", *factors.numbers.tolist(), factors.r, *factors.pqs_sizes)
         found: tuple[F32, F32, F32] | None = self._get(key, 4 * sum(factors.pqs_sizes), lambda: self.draw_pqs(factors))
         return found
+
+    def imported(self, blob: Blob) -> None:
+        """None: what is trained here draws its factors."""
 
     def draw_pqs(self, factors: Factors) -> tuple[F32, F32, F32]:
         """P, Q and S as they come from their streams, each float32 (elements,)."""

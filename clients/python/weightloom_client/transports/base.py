@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from weightloom_client.factors import FactorBlob
 from weightloom_client.protocol import Head, Part, Wanted
 
 __all__ = ["Model", "Models", "Reply", "Timeouts", "Transport"]
@@ -60,6 +61,12 @@ class Models(Protocol):
 
     def set_residency(self, name: str, residency: str | None) -> Model:
         """Say what becomes of a model's T."""
+
+    def has_factors(self, digest: str) -> bool:
+        """Whether imported factors are there."""
+
+    def put_factors(self, blob: FactorBlob) -> None:
+        """Upload imported factors."""
 
 
 class Transport(Models, Protocol):

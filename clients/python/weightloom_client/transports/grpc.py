@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from weightloom_client.arrays import extra
 from weightloom_client.errors import ServerError, server_error
+from weightloom_client.factors import FactorBlob
 from weightloom_client.protocol import Broken, Head, Part, Wanted
 from weightloom_client.transports.base import Model, Timeouts
 
@@ -23,6 +24,7 @@ from weightloom_client.transports import messages  # noqa: E402
 
 __all__ = ["GrpcTransport"]
 
+SLOWEST_UPLOAD = 1 << 17  # bytes per second
 OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 # The statuses that REST has for the same errors.
 STATUS = {
@@ -86,6 +88,21 @@ class GrpcTransport:
         wanted = messages.residency_request(name, residency)
         return self._model(self._stub.SetResidency, wanted)
 
+    def has_factors(self, digest: str) -> bool:
+        """GetFactors."""
+        try:
+            self._unary(self._stub.GetFactors, pb.GetFactorsRequest(sha256=digest))
+        except ServerError as error:
+            if error.code != "factors_not_found":
+                raise
+            return False
+        return True
+
+    def put_factors(self, blob: FactorBlob) -> None:
+        """PutFactors."""
+        seconds = self._timeouts.read + blob.size / SLOWEST_UPLOAD  # grpc has no time-out for a stream that stalls
+        self._unary(self._stub.PutFactors, messages.factors_chunks(blob), seconds)
+
     def close(self) -> None:
         """Close the connection, and what still runs over it."""
         self._channel.close()
@@ -93,9 +110,9 @@ class GrpcTransport:
     def _model(self, method: Callable[..., Any], request: Any) -> Model:
         return messages.model(self._unary(method, request))
 
-    def _unary(self, method: Callable[..., Any], request: Any) -> Any:
+    def _unary(self, method: Callable[..., Any], request: Any, timeout: float | None = None) -> Any:
         try:
-            return method(request, timeout=self._timeouts.read, metadata=self._metadata)
+            return method(request, timeout=timeout or self._timeouts.read, metadata=self._metadata)
         except grpc.RpcError as error:
             raise _failure(error) from error
 

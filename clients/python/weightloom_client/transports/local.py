@@ -16,9 +16,11 @@ import numpy as np
 import numpy.typing as npt
 from weightloom import errors
 from weightloom.fabric import ModelSpec, VirtualFile, load_backend
+from weightloom.fabric.factors import ImportedOnly
 from weightloom.registry import REGISTRY_FILE, SqliteRegistry, describe
 
 from weightloom_client.errors import server_error
+from weightloom_client.factors import FactorBlob
 from weightloom_client.protocol import Head, Part, Wanted
 from weightloom_client.transports.base import Model
 
@@ -47,6 +49,7 @@ class LocalTransport:
         self._backend = load_backend(backend)
         with _told():
             self._registry = SqliteRegistry(path)
+        self._kept = ImportedOnly(self._registry.factors.open)
         threads = os.cpu_count() or 1
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="weaver")
 
@@ -56,7 +59,13 @@ class LocalTransport:
             model = self._spec(wanted.model)
             request = wanted.request
             file = VirtualFile(
-                model, request.w, dtype=request.dtype, tensors=request.tensors, rows=request.rows, backend=self._backend
+                model,
+                request.w,
+                dtype=request.dtype,
+                tensors=request.tensors,
+                rows=request.rows,
+                backend=self._backend,
+                kept=self._kept,
             )
             if part.etag and part.etag != file.etag:
                 raise errors.PreconditionFailed(f"the file is {file.etag}, not {part.etag}")
@@ -92,6 +101,20 @@ class LocalTransport:
         with _told():
             self._registry.set_residency(name, residency)
         return self.get_model(name)
+
+    def has_factors(self, digest: str) -> bool:
+        """Beside this process's registry."""
+        with _told():
+            try:
+                self._registry.factors.size(digest)
+            except errors.NotFound:
+                return False
+        return True
+
+    def put_factors(self, blob: FactorBlob) -> None:
+        """Beside this process's registry, or into a temporary folder."""
+        with _told():
+            self._registry.factors.put(blob.digest, blob.parts())
 
     def close(self) -> None:
         """Let go of the registry and the threads."""

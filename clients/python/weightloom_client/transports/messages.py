@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from weightloom.fabric import ModelSpec, safetensors
 from weightloom.registry import ModelSummary, describe
 from weightloom_proto.v1 import fabrication_pb2 as pb
 
+from weightloom_client.factors import FactorBlob
 from weightloom_client.protocol import Part, Wanted
 
 __all__ = [
     "fabricate_request",
+    "factors_chunks",
     "model",
     "residency_request",
     "spec_message",
@@ -79,6 +81,13 @@ def summary(message: pb.ModelSummary) -> dict[str, Any]:
 def residency_request(name: str, residency: str | None) -> pb.SetResidencyRequest:
     """None is "whatever the server's setting says". Raises ValueError for a residency that does not exist."""
     return pb.SetResidencyRequest(name=name, residency=f"RESIDENCY_{(residency or 'unspecified').upper()}")
+
+
+def factors_chunks(blob: FactorBlob) -> Iterator[pb.FactorsChunk]:
+    """An upload; the first chunk is there though the blob may be empty, and says what comes."""
+    yield pb.FactorsChunk(sha256=blob.digest)
+    for part in blob.parts():
+        yield pb.FactorsChunk(data=part)
 
 
 def violation(field: str, description: str) -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -13,6 +13,7 @@ import urllib3
 from urllib3.exceptions import HTTPError, LocationValueError
 
 from weightloom_client.errors import ServerError, server_error
+from weightloom_client.factors import FactorBlob
 from weightloom_client.protocol import Broken, Head, Part, Wanted
 from weightloom_client.transports.base import Model, Timeouts
 
@@ -61,6 +62,22 @@ class RestTransport:
         """PUT /v1/models/NAME/residency."""
         return self._json("PUT", f"/v1/models/{quote(name)}/residency", {"residency": residency})
 
+    def has_factors(self, digest: str) -> bool:
+        """GET /v1/factors/SHA256."""
+        reply = self._request("GET", "/v1/factors/" + quote(digest), None, {})
+        if reply.status == 404:
+            return False
+        if reply.status >= 400:
+            raise _refusal(reply)
+        return True
+
+    def put_factors(self, blob: FactorBlob) -> None:
+        """PUT /v1/factors/SHA256."""
+        headers = {"Content-Type": "application/octet-stream", "Content-Length": str(blob.size)}
+        reply = self._request("PUT", "/v1/factors/" + blob.digest, blob.parts(), headers)
+        if reply.status >= 400:
+            raise _refusal(reply)
+
     def close(self) -> None:
         """Close the connections that nothing uses."""
         self._http.clear()
@@ -74,7 +91,13 @@ class RestTransport:
         return answer
 
     def _request(
-        self, method: str, path: str, body: bytes | None, headers: Mapping[str, str], *, preload_content: bool = True
+        self,
+        method: str,
+        path: str,
+        body: bytes | Iterator[bytes] | None,
+        headers: Mapping[str, str],
+        *,
+        preload_content: bool = True,
     ) -> urllib3.BaseHTTPResponse:
         try:
             return self._http.request(

@@ -7,11 +7,20 @@ from pydantic import Discriminator, Tag
 from weightloom.fabric.kinds.base import BaseTensorSpec
 from weightloom.fabric.kinds.constant import Constant
 from weightloom.fabric.kinds.identity import Identity
+from weightloom.fabric.kinds.imported_hypernet import ImportedHypernet
 from weightloom.fabric.kinds.random_matrix_hypernet import RandomMatrixHypernet
 
-__all__ = ["KIND_NAMES", "BaseTensorSpec", "Constant", "Identity", "RandomMatrixHypernet", "TensorSpec"]
+__all__ = [
+    "KIND_NAMES",
+    "BaseTensorSpec",
+    "Constant",
+    "Identity",
+    "ImportedHypernet",
+    "RandomMatrixHypernet",
+    "TensorSpec",
+]
 
-KIND_NAMES = ("random_matrix_hypernet", "identity", "constant")
+KIND_NAMES = ("random_matrix_hypernet", "identity", "constant", "imported_hypernet")
 
 
 def _kind_of(value: Any) -> str:
@@ -23,7 +32,8 @@ def _kind_of(value: Any) -> str:
 TensorSpec = Annotated[
     Annotated[RandomMatrixHypernet, Tag("random_matrix_hypernet")]
     | Annotated[Identity, Tag("identity")]
-    | Annotated[Constant, Tag("constant")],
+    | Annotated[Constant, Tag("constant")]
+    | Annotated[ImportedHypernet, Tag("imported_hypernet")],
     Discriminator(
         _kind_of,
         custom_error_type="unknown_kind",

@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from weightloom.fabric.backend import Backend
 from weightloom.fabric.factors import Factors, KeptFactors
+from weightloom.fabric.imported import Blob
 from weightloom.fabric.passes import Weaver
 
 __all__ = ["MAX_DIMENSIONS", "MAX_NAME_LENGTH", "MAX_NUMEL", "BaseTensorSpec"]
@@ -79,6 +80,11 @@ class BaseTensorSpec(BaseModel, ABC):
     def draws_to_prepare(self) -> int:
         """Normal numbers to draw before the first element."""
         return 0
+
+    @property
+    def blob(self) -> Blob | None:
+        """The imported factors that the tensor needs, or None where it needs none."""
+        return None
 
     def factors(self, seed: int) -> Factors | None:
         """The frozen factors under a model's ``seed``, or None where the kind has none."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,7 @@ from weightloom.fabric.factors import Factors, KeptFactors
 from weightloom.fabric.kinds.base import BaseTensorSpec
 from weightloom.fabric.passes import Piece, Weaver
 
-__all__ = ["RandomMatrixHypernet", "max_scale"]
+__all__ = ["HypernetSpec", "RandomMatrixHypernet", "max_scale"]
 
 MAX_R = 4096
 MAX_WIDTH = 1 << 20  # of l and of hidden_dim
@@ -26,19 +26,21 @@ Width = Annotated[int, Field(ge=1, le=MAX_WIDTH, strict=True)]
 Scale = Annotated[float, Field(allow_inf_nan=False, strict=True), AfterValidator(lambda scale: scale + 0.0)]
 
 
-def max_scale(r: int, hidden_dim: int) -> float:
+def max_scale(r: int, hidden_dim: int, largest: float = MAX_NORMAL) -> float:
     """The largest |scale| at which no w whatever can bring an element of W beyond float32's range.
 
-    |h_k| <= |scale| hidden_dim 6.77 since 0 < sigmoid < 1, so |W_i| <= r 6.77 |h_k|. Keeping that finite at
-    registration means that no infinity or NaN, whose bits differ between processors, can ever be made.
+    largest: of the factors' numbers in magnitude, with some room for roundings. |h_k| <= |scale| hidden_dim largest
+    since 0 < sigmoid < 1, so |W_i| <= r largest |h_k|. Keeping that finite at registration means that no infinity or
+    NaN, whose bits differ between processors, can ever be made.
     """
-    return float(np.finfo(np.float32).max) / (r * hidden_dim * MAX_NORMAL**2)
+    return float(np.finfo(np.float32).max) / (r * hidden_dim * largest**2)
 
 
-class RandomMatrixHypernet(BaseTensorSpec):
-    """A tensor woven from frozen random factors P (l, r), Q and S (hidden_dim, r), T (numel, r)."""
+class HypernetSpec(BaseTensorSpec):
+    """A tensor woven from factors P (l, r), Q and S (hidden_dim, r), T (numel, r), wherever these come from."""
 
-    kind: Literal["random_matrix_hypernet"] = "random_matrix_hypernet"
+    largest_number: ClassVar[float] = MAX_NORMAL
+
     l: Width = Field(64, description="Length of w.")
     r: Annotated[int, Field(ge=1, le=MAX_R, strict=True)] = Field(
         2, description="Rank of the factors: W = T h has only r degrees of freedom, so useful models take r near l."
@@ -51,8 +53,8 @@ class RandomMatrixHypernet(BaseTensorSpec):
         for name, width in (("l", self.l), ("hidden_dim", self.hidden_dim)):
             if width * self.r > MAX_FACTOR:
                 raise ValueError(f"{name} x r of at most 2^28 (it is {width} x {self.r})")
-        if abs(self.scale) > max_scale(self.r, self.hidden_dim):
-            limit = max_scale(self.r, self.hidden_dim)
+        limit = max_scale(self.r, self.hidden_dim, self.largest_number)
+        if abs(self.scale) > limit:
             raise ValueError(
                 f"scale within ±{limit:.6g} for this r and hidden_dim, so that W stays finite (it is {self.scale})"
             )
@@ -77,6 +79,12 @@ class RandomMatrixHypernet(BaseTensorSpec):
     def draws_to_prepare(self) -> int:
         """P, Q and S."""
         return (self.l + 2 * self.hidden_dim) * self.r
+
+
+class RandomMatrixHypernet(HypernetSpec):
+    """A hypernet whose factors are drawn, frozen and random, from the model's seed and the tensor's name."""
+
+    kind: Literal["random_matrix_hypernet"] = "random_matrix_hypernet"
 
     def factors(self, seed: int) -> Factors:
         """P, Q, S and T."""

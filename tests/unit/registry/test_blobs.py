@@ -1,0 +1,174 @@
+"""Imported factors on disk: whole or not there, once each, and gone with the last model that needs them."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.imported import sha256_of
+from weightloom.errors import InvalidFactors, InvalidSpec, NotFound, Unavailable
+from weightloom.fabric import ModelSpec
+from weightloom.fabric.imported import Blob
+from weightloom.registry import SqliteRegistry
+from weightloom.registry.blobs import UNUSED_SECONDS
+
+BLOB = np.arange(14, dtype="<f4").tobytes()  # P (2, 1), Q and S (3, 1), T (6, 1)
+SHA256 = sha256_of(BLOB)
+
+
+def spec(name: str, **fields: object) -> ModelSpec:
+    tensor = {"name": "t", "shape": [6], "kind": "imported_hypernet", "l": 2, "r": 1, "hidden_dim": 3}
+    return ModelSpec.from_value({"name": name, "seed": 0, "tensors": [tensor | {"factors_sha256": SHA256} | fields]})
+
+
+@pytest.fixture(params=["file", "memory"])
+def registry(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SqliteRegistry]:
+    made = SqliteRegistry(tmp_path / "registry.sqlite3" if request.param == "file" else None)
+    yield made
+    made.close()
+
+
+def has(registry: SqliteRegistry) -> bool:
+    try:
+        return registry.factors.size(SHA256) == len(BLOB)
+    except NotFound:
+        return False
+
+
+def parts_of(folder: Path) -> list[str]:
+    return sorted(path.name for path in (folder / "factors").iterdir())
+
+
+@pytest.mark.parametrize("step", [1, 3, 7, 1 << 20])
+def test_what_was_put_is_read_however_it_was_cut(registry: SqliteRegistry, step: int) -> None:
+    parts = [BLOB[at : at + step] for at in range(0, len(BLOB), step)]
+    assert registry.factors.put(SHA256, parts)
+    assert not registry.factors.put(SHA256, parts), "it was there already"
+    values = registry.factors.open(Blob(SHA256, 14))
+    assert values is not None
+    assert values.tobytes() == BLOB
+
+
+def test_a_blob_of_another_size_is_not_what_a_tensor_needs(registry: SqliteRegistry) -> None:
+    registry.factors.put(SHA256, [BLOB])
+    assert registry.factors.open(Blob(SHA256, 13)) is None
+    with pytest.raises(InvalidSpec, match=r"tensors\[0\].factors_sha256: .* 64 bytes of them") as caught:
+        registry.create(spec("m", shape=[8]))
+    assert caught.value.code == "factors_missing"
+
+
+def test_other_bytes_than_named_leave_nothing(tmp_path: Path) -> None:
+    registry = SqliteRegistry(tmp_path / "registry.sqlite3")
+    with pytest.raises(InvalidFactors, match=SHA256) as caught:
+        registry.factors.put(SHA256, [BLOB[:-1]])
+    assert caught.value.code == "factors_mismatch"
+    assert parts_of(tmp_path) == []
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf, 2.0**20 + 1, -3e38])
+def test_numbers_that_could_make_an_infinity_are_refused(registry: SqliteRegistry, number: float) -> None:
+    values = np.zeros(9, "<f4")
+    values[7] = number
+    blob = values.tobytes()
+    with pytest.raises(InvalidFactors, match="from -2\\^20 to 2\\^20") as caught:
+        registry.factors.put(sha256_of(blob), [blob[:29], blob[29:]])
+    assert caught.value.code == "factors_not_finite"
+    with pytest.raises(NotFound):
+        registry.factors.size(sha256_of(blob))
+
+
+def test_half_a_number_is_none(registry: SqliteRegistry) -> None:
+    with pytest.raises(InvalidFactors, match="float32"):
+        registry.factors.put(sha256_of(b"12345"), [b"12345"])
+
+
+@pytest.mark.parametrize("digest", ["", "..", "../registry.sqlite3", "A" * 64, "0" * 63])
+def test_only_digests_become_names_of_files(registry: SqliteRegistry, digest: str) -> None:
+    for call in (registry.factors.size, registry.factors.begin):
+        with pytest.raises(InvalidFactors, match=r"sha256: got .*64 hexadecimal digits"):
+            call(digest)
+
+
+def test_a_model_is_created_only_where_its_factors_are(registry: SqliteRegistry) -> None:
+    with pytest.raises(InvalidSpec) as caught:
+        registry.create(spec("m"))
+    assert caught.value.code == "factors_missing"
+    with pytest.raises(NotFound):
+        registry.find("m")
+    registry.factors.put(SHA256, [BLOB])
+    assert registry.create(spec("m"))[1]
+
+
+def test_factors_go_with_the_last_model_that_imports_them(registry: SqliteRegistry) -> None:
+    registry.factors.put(SHA256, [BLOB])
+    for name in "ab":
+        registry.create(spec(name))
+    registry.delete("a")
+    assert has(registry)
+    registry.delete("b")
+    assert not has(registry)
+
+
+def test_what_is_read_stays_readable_when_it_is_removed(registry: SqliteRegistry) -> None:
+    registry.factors.put(SHA256, [BLOB])
+    registry.create(spec("m"))
+    values = registry.factors.open(Blob(SHA256, 14))
+    registry.delete("m")
+    assert values is not None
+    assert values.tobytes() == BLOB
+    assert registry.factors.open(Blob(SHA256, 14)) is None
+
+
+def test_a_sweep_removes_what_nobody_wanted_for_a_day(tmp_path: Path) -> None:
+    registry = SqliteRegistry(tmp_path / "registry.sqlite3")
+    registry.factors.put(SHA256, [BLOB])
+    broken = registry.factors.begin(SHA256)  # as a killed server leaves it
+    (tmp_path / "factors" / "mine").write_text("not ours")
+    registry.sweep()
+    assert len(parts_of(tmp_path)) == 3, "all of it is fresh"
+    yesterday = time.time() - UNUSED_SECONDS - 1
+    for path in (tmp_path / "factors").iterdir():
+        os.utime(path, (yesterday, yesterday))
+    registry.sweep()
+    assert parts_of(tmp_path) == ["mine"]
+    broken.close()
+
+
+def test_a_sweep_leaves_what_a_model_needs(tmp_path: Path) -> None:
+    registry = SqliteRegistry(tmp_path / "registry.sqlite3")
+    registry.factors.put(SHA256, [BLOB])
+    registry.create(spec("m"))
+    os.utime(tmp_path / "factors" / SHA256, (0, 0))
+    registry.sweep()
+    assert has(registry)
+
+
+def test_factors_survive_the_process(tmp_path: Path) -> None:
+    first = SqliteRegistry(tmp_path / "registry.sqlite3")
+    first.factors.put(SHA256, [BLOB])
+    first.create(spec("m"))
+    second = SqliteRegistry(tmp_path / "registry.sqlite3")  # the first one is still open, as after kill -9
+    assert has(second)
+    second.delete("m")
+    assert not has(first)
+
+
+def test_a_disk_that_fails_is_told(tmp_path: Path) -> None:
+    registry = SqliteRegistry(tmp_path / "registry.sqlite3")
+    (tmp_path / "factors").write_text("in the way")
+    with pytest.raises(Unavailable, match="imported factors cannot be written"):
+        registry.factors.put(SHA256, [BLOB])
+
+
+def test_what_was_put_in_memory_is_gone_at_the_end() -> None:
+    registry = SqliteRegistry(None)
+    registry.factors.put(SHA256, [BLOB])
+    values = registry.factors.open(Blob(SHA256, 14))
+    registry.close()
+    assert not has(registry)
+    assert values is not None
+    assert values.tobytes() == BLOB
