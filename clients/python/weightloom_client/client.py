@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self, Unpack
 
@@ -13,8 +12,8 @@ import numpy.typing as npt
 
 from weightloom_client.download import download
 from weightloom_client.errors import WrongBits
-from weightloom_client.factors import AnyBlob, FactorBlob
 from weightloom_client.fetch import Fetch
+from weightloom_client.models import ModelCalls
 from weightloom_client.progress import Progress, progress_bar
 from weightloom_client.protocol import AnyModel, Options, RetryPolicy, W, Wanted
 from weightloom_client.replicas import Replicas
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
 __all__ = ["Client"]
 
 KEPT_SPECS = 64  # by digest; a digest's spec never changes
-DERIVED = frozenset({"numel", "w_length", "degrees_of_freedom"})
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -39,7 +37,7 @@ class Writable(Protocol):
         """Take the next bytes."""
 
 
-class Client:
+class Client(ModelCalls):
     """Talks to one server, or to several that serve the same models.
 
     urls: http(s)://…, grpc(s)://host:port; of several the next one is asked where one fails, and large files come from
@@ -96,45 +94,6 @@ class Client:
         """Close the connections."""
         for transport in self._replicas.transports:
             transport.close()
-
-    def create_model(self, spec: ModelSpec | Mapping[str, Any] | bytes | str) -> dict[str, Any]:
-        """Register a model, as REST shows it then; the very same one again is no error. Raises ModelConflict."""
-        value = _spec_value(spec)
-        return self._replicas.call(lambda transport: transport.create_model(value))
-
-    def get_model(self, name: str) -> dict[str, Any]:
-        """A model by name or digest. Raises ModelNotFound."""
-        return self._replicas.call(lambda transport: transport.get_model(name))
-
-    def get_spec(self, name: str) -> ModelSpec:
-        """The spec of a model by name or digest. Raises ModelNotFound."""
-        return _spec_of(self.get_model(name))
-
-    def list_models(self) -> Iterator[dict[str, Any]]:
-        """All registered models by name, page by page."""
-        after, more = "", True
-        while more:
-            models, after = self._replicas.call(partial(_page, after))
-            yield from models
-            more = bool(after)
-
-    def delete_model(self, name: str) -> None:
-        """Forget a model. Raises ModelNotFound."""
-        self._replicas.call(lambda transport: transport.delete_model(name))
-
-    def set_residency(self, name: str, residency: str | None) -> dict[str, Any]:
-        """Keep a model's T in memory ("resident"), never ("virtual"), or as it goes ("auto"). Raises ModelNotFound."""
-        return self._replicas.call(lambda transport: transport.set_residency(name, residency))
-
-    def put_factors(self, blob: AnyBlob) -> str:
-        """Upload imported factors unless they are there already; returns their digest, for a spec's factors_sha256.
-
-        blob: P, Q, S and T end to end, float32 and row-major, as bytes, the path of a file, or a list of arrays. What
-        no model refers to may be removed after a day.
-        """
-        source = FactorBlob.of(blob)
-        self._replicas.call(lambda transport: _put_factors(transport, source))
-        return source.digest
 
     def fabricate(
         self,
@@ -238,27 +197,3 @@ class Client:
 def _tensors(fetch: Fetch, verifier: Verifier) -> Iterator[tuple[str, npt.NDArray[Any]]]:
     with fetch:
         yield from fetch.open().tensors(verifier)
-
-
-def _put_factors(transport: Transport, blob: FactorBlob) -> None:
-    if not transport.has_factors(blob.digest):
-        transport.put_factors(blob)
-
-
-def _page(after: str, transport: Transport) -> tuple[list[dict[str, Any]], str]:
-    return transport.list_models(after)
-
-
-def _spec_value(spec: ModelSpec | Mapping[str, Any] | bytes | str) -> Mapping[str, Any]:
-    from weightloom.fabric import ModelSpec
-
-    if isinstance(spec, bytes | str):
-        spec = ModelSpec.parse(spec)
-    return spec.model_dump(mode="json") if isinstance(spec, ModelSpec) else spec
-
-
-def _spec_of(model: Mapping[str, Any]) -> ModelSpec:
-    from weightloom_client.model_spec import ModelSpec
-
-    tensors = [{key: tensor[key] for key in tensor.keys() - DERIVED} for tensor in model["tensors"]]
-    return ModelSpec.from_value({"name": model["name"], "seed": model["seed"], "tensors": tensors})

@@ -5,7 +5,10 @@ from __future__ import annotations
 import gc
 import hashlib
 import json
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -155,6 +158,55 @@ def test_errors_say_what_to_do_next_whatever_the_transport(client: Client) -> No
     client.delete_model("client/taken")
     with pytest.raises(ModelNotFound):
         client.delete_model("client/taken")
+
+
+def test_a_model_whose_deletion_was_answered_into_the_void_is_deleted(server: Server) -> None:
+    with Client(server.url) as client:
+        client.create_model(split(bulk(4))[0] | {"name": "client/lost"})
+    with proxy_to(server.url, cut(10)) as proxy, Client(proxy.url, retries=QUICK) as client:
+        client.delete_model("client/lost")
+        assert proxy.connections == 2
+        with pytest.raises(ModelNotFound):
+            client.delete_model("client/lost")
+
+
+@contextmanager
+def other_server(status: int, headers: dict[str, str], body: bytes) -> Iterator[str]:
+    """A server that is none of weightloom's and answers everything alike."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            self.send_response(status)
+            for name, value in ({"Content-Length": str(len(body))} | headers).items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def do_POST(self) -> None:
+            self.do_GET()
+
+        def log_message(self, *args: object) -> None:
+            """Not on the tests' output."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
+        threading.Thread(target=http.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{http.server_port}"
+        http.shutdown()
+
+
+def test_a_redirect_is_told_with_where_it_leads() -> None:
+    with other_server(301, {"Location": "https://elsewhere/"}, b"moved") as url, Client(url) as client:
+        for call in (lambda: client.get_model("m"), lambda: client.fabricate(*split(bulk(4)))):
+            with pytest.raises(RequestRejected, match=r"301 .*redirected to https://elsewhere/: moved"):
+                call()
+
+
+def test_a_server_of_another_kind_is_no_weightloom() -> None:
+    with other_server(200, {}, b"<html>welcome</html>") as url, Client(url, retries=QUICK) as client:
+        for call in (lambda: client.get_model("m"), lambda: client.fabricate(*split(bulk(4)))):
+            with pytest.raises(ServerUnreachable, match="none of weightloom's"):
+                call()
 
 
 def test_errors_carry_the_id_under_which_the_server_logs_them(server: Server) -> None:

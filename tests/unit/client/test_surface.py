@@ -30,7 +30,9 @@ def test_the_public_names_are_sorted_and_all_there_and_documented() -> None:
 
 
 def test_the_two_clients_have_the_same_calls() -> None:
-    calls = {name for name in vars(weightloom_client.Client) if not name.startswith("_")}
-    mirrored = {name for name in vars(weightloom_client.AsyncClient) if not name.startswith("_")}
+    calls, mirrored = (
+        {name for name in dir(client) if not name.startswith("_")}
+        for client in (weightloom_client.Client, weightloom_client.AsyncClient)
+    )
     assert calls - mirrored == {"fabricate_to"}, "a file's write would block the event loop"
     assert mirrored <= calls

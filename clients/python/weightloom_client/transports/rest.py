@@ -37,8 +37,7 @@ class RestTransport:
         query = urlencode(wanted.options | _range_of(part), doseq=True)
         headers = {"Content-Type": "application/octet-stream"} | ({"If-Match": part.etag} if part.etag else {})
         reply = self._request("POST", f"/fabricate?{query}", wanted.body, headers, preload_content=False)
-        if reply.status not in (200, 206):
-            raise _refusal(reply)
+        _check(reply)
         return RestReply(reply, part)
 
     def create_model(self, spec: Mapping[str, Any]) -> Model:
@@ -65,18 +64,14 @@ class RestTransport:
     def has_factors(self, digest: str) -> bool:
         """GET /v1/factors/SHA256."""
         reply = self._request("GET", "/v1/factors/" + quote(digest), None, {})
-        if reply.status == 404:
-            return False
-        if reply.status >= 400:
-            raise _refusal(reply)
-        return True
+        if reply.status != 404:
+            _check(reply)
+        return reply.status != 404
 
     def put_factors(self, blob: FactorBlob) -> None:
         """PUT /v1/factors/SHA256."""
         headers = {"Content-Type": "application/octet-stream", "Content-Length": str(blob.size)}
-        reply = self._request("PUT", "/v1/factors/" + blob.digest, blob.parts(), headers)
-        if reply.status >= 400:
-            raise _refusal(reply)
+        _check(self._request("PUT", "/v1/factors/" + blob.digest, blob.parts(), headers))
 
     def close(self) -> None:
         """Close the connections that nothing uses."""
@@ -85,9 +80,11 @@ class RestTransport:
     def _json(self, method: str, path: str, value: Any = None) -> Model:
         body = None if value is None else json.dumps(value).encode()
         reply = self._request(method, path, body, {} if body is None else {"Content-Type": "application/json"})
-        if reply.status >= 400:
-            raise _refusal(reply)
-        answer: Model = json.loads(reply.data) if reply.data else {}
+        _check(reply)
+        try:
+            answer: Model = json.loads(reply.data or b"{}")
+        except ValueError as error:
+            raise Broken(f"the reply of {self.url} is not JSON: it is none of weightloom's") from error
         return answer
 
     def _request(
@@ -164,12 +161,19 @@ def _head_of(reply: urllib3.BaseHTTPResponse, part: Part) -> Head:
     return Head(headers["ETag"], int(found[2]), int(found[1]) if found[1] else part.offset, length)
 
 
+def _check(reply: urllib3.BaseHTTPResponse) -> None:
+    """Raise what the reply's status says, unless it is one of success."""
+    if not 200 <= reply.status < 300:
+        raise _refusal(reply)
+
+
 def _refusal(reply: urllib3.BaseHTTPResponse) -> ServerError:
     try:
         data = reply.data
     except HTTPError as error:
         raise Broken(f"a reply with status {reply.status} broke off: {error}") from error
-    problem: Any = {"detail": data[:200].decode(errors="replace")}
+    elsewhere = f"redirected to {reply.headers['Location']}: " if "Location" in reply.headers else ""
+    problem: Any = {"detail": elsewhere + data[:200].decode(errors="replace")}
     with suppress(ValueError):
         problem = json.loads(data)
     retry_after = reply.headers.get("Retry-After", "")
