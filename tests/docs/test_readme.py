@@ -14,6 +14,7 @@ import pytest
 import safetensors.torch
 import torch
 from support.server import Server
+from support.tinybig import save_a_model
 from weightloom.requests.json_form import ByModel, Inline
 
 ROOT = Path(__file__).parents[2]
@@ -52,10 +53,12 @@ def test_every_command_and_program_of_the_readme_works(server: Server, tmp_path:
 
 
 def test_the_programs_of_the_clients_readme_work(server: Server, tmp_path: Path) -> None:
+    save_a_model(tmp_path / "tinybig.pt")
     for program in blocks("python", "clients/python/README.md"):
         run(program, tmp_path, server)
     assert (tmp_path / "fc.bundle").stat().st_size < 4096
-    server.request("DELETE", "/v1/models/demo/fc")
+    for model in ("fc", "tinybig"):
+        assert server.request("DELETE", f"/v1/models/demo/{model}").status == 204
 
 
 DOCUMENTS = [

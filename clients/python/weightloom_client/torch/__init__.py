@@ -18,14 +18,16 @@ from weightloom_client.torch.kept import set_keep_t_bytes
 from weightloom_client.torch.loading import load_into, to_torch
 from weightloom_client.torch.modules import FabricatedConv2d, FabricatedEmbedding, FabricatedLinear
 from weightloom_client.torch.parametrization import Fabricated
-from weightloom_client.torch.tinybig import random_matrix_hypernet_reconciliation
+from weightloom_client.torch.tinybig import Imported, import_tinybig, random_matrix_hypernet_reconciliation
 
 __all__ = [
     "Fabricated",
     "FabricatedConv2d",
     "FabricatedEmbedding",
     "FabricatedLinear",
+    "Imported",
     "fabricate_module",
+    "import_tinybig",
     "initial_w",
     "kaiming_std",
     "load_into",
