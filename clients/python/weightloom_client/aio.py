@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, Unpack
 
 import numpy.typing as npt
 
+from weightloom_client.abort import ABORT
 from weightloom_client.client import Arrays, Client
 from weightloom_client.factors import AnyBlob
 from weightloom_client.progress import Progress
 from weightloom_client.protocol import AnyModel, Options, RetryPolicy, W
-from weightloom_client.replicas import ABORT
 from weightloom_client.transports import Timeouts
 from weightloom_client.verify import Mode
 
@@ -159,7 +159,11 @@ class AsyncClient:
             while (item := await self._in_thread(abort, partial(locked, next, items, END))) is not END:
                 yield item
         finally:
-            self._pool.submit(locked, items.close)
+            abort.set()
+            try:
+                self._pool.submit(locked, items.close)
+            except RuntimeError:  # the client was closed meanwhile, so nothing runs any more
+                items.close()
 
     async def _in_thread(self, abort: threading.Event, job: Callable[[], T]) -> T:
         context = copy_context()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from io import RawIOBase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self, Unpack
 
@@ -92,8 +94,7 @@ class Client(ModelCalls):
 
     def close(self) -> None:
         """Close the connections."""
-        for transport in self._replicas.transports:
-            transport.close()
+        self._replicas.close()
 
     def fabricate(
         self,
@@ -166,13 +167,13 @@ class Client(ModelCalls):
         """
         wanted = Wanted.of(model, w, **options)
         with Fetch(self._replicas, wanted, progress) as fetch:
-            file.write(fetch.open().header)
+            _write_all(file, fetch.open().header)
             left = fetch.total - len(fetch.header)
             buffer = memoryview(bytearray(min(fetch.stream.step, left)))
             while left:
                 view = buffer[: min(len(buffer), left)]
                 fetch.stream.read_into(view)
-                file.write(bytes(view))
+                _write_all(file, view)
                 left -= len(view)
             return fetch.transfer.etag
 
@@ -192,6 +193,16 @@ class Client(ModelCalls):
                 self._specs.pop(next(iter(self._specs)), None)
             self._specs[digest] = spec
         return spec
+
+
+def _write_all(file: Writable, data: bytes | memoryview) -> None:
+    """An unbuffered file may take less than it is given, and then says how much."""
+    left = memoryview(data)
+    while left:
+        count = file.write(bytes(left))
+        if count is None and isinstance(file, RawIOBase):
+            raise BlockingIOError(errno.EAGAIN, "the file does not block, and takes nothing now")
+        left = left[count if isinstance(count, int) else len(left) :]
 
 
 def _tensors(fetch: Fetch, verifier: Verifier) -> Iterator[tuple[str, npt.NDArray[Any]]]:

@@ -49,7 +49,7 @@ class ServerError(WeightloomClientError):
         self.status, self.retry_after = status, retry_after
         self.code = str(problem.get("code", "unknown"))
         self.detail = str(problem.get("detail", ""))
-        self.errors: list[dict[str, str]] = list(problem.get("errors", []))
+        self.errors: list[dict[str, str]] = list(problem.get("errors") or [])
         self.request_id = request_id or str(problem.get("request_id", ""))
         where = f" (request {self.request_id})" if self.request_id else ""
         super().__init__(f"{status} {self.code}: {self.detail}{where}")

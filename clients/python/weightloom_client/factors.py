@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from weightloom_client.abort import check_aborted
 from weightloom_client.arrays import plain_array
 
 __all__ = ["AnyBlob", "FactorBlob"]
@@ -55,7 +56,12 @@ class FactorBlob:
         return digest.hexdigest()
 
     def parts(self) -> Iterator[bytes]:
-        """The bytes from the beginning. Raises OSError where the file cannot be read."""
+        """The bytes from the beginning. Raises OSError where the file cannot be read, AbortedError."""
+        for part in self._parts():
+            check_aborted()
+            yield part
+
+    def _parts(self) -> Iterator[bytes]:
         if self._path is not None:
             with self._path.open("rb") as file:
                 while part := file.read(PART_BYTES):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +24,16 @@ if TYPE_CHECKING:
 __all__ = ["Bytes", "Fetch", "Verify"]
 
 Bytes = npt.NDArray[np.uint8]
-Verify = Callable[["Fetch", Callable[[int, int], Bytes]], None]  # of a fetch and the bytes of a range that it received
+
+
+class Verify(Protocol):
+    """Says whether what a fetch has received is right."""
+
+    def prepare(self, fetch: Fetch) -> None:
+        """Look at the header, and get ready while the model is there. Raises WrongBits."""
+
+    def __call__(self, fetch: Fetch, received: Callable[[int, int], Bytes]) -> None:
+        """Compare bytes of the fetch's entries; ``received(offset, length)`` gives them. Raises WrongBits."""
 
 
 class Fetch:
@@ -43,6 +52,7 @@ class Fetch:
     ) -> None:
         self.replicas, self.wanted, self.transfer = replicas, wanted, transfer or Transfer()
         self._progress, self._done, self._lock = progress, self.transfer.position, threading.Lock()
+        self.resumed_at = self.transfer.position  # bytes before it came in an earlier program
         self.stream = Stream(replicas, wanted, self.transfer, self._received)
 
     def __enter__(self) -> Self:
@@ -57,6 +67,11 @@ class Fetch:
     def total(self) -> int:
         """Bytes of the whole file."""
         return self.transfer.total
+
+    @property
+    def is_striped(self) -> bool:
+        """Whether what is missing is to come from several replicas at once."""
+        return len(self.replicas) > 1 and self.total - self.transfer.position > STRIPE
 
     def open(self) -> Self:
         """Receive the header."""
@@ -81,6 +96,7 @@ class Fetch:
 
     def arrays(self, verify: Verify) -> dict[str, npt.NDArray[Any]]:
         """All tensors, as views of one block of memory into which they are received."""
+        verify.prepare(self)
         start = len(self.header)
         data = np.empty(self.total - start, np.uint8)
 
@@ -94,7 +110,7 @@ class Fetch:
     def data(self, put: Callable[[int, Callable[[memoryview], None], int], None]) -> None:
         """Everything behind the transfer's position: see ``Stripes.receive`` for ``put``."""
         start = self.transfer.position
-        if len(self.replicas) > 1 and self.total - start > STRIPE:
+        if self.is_striped:
             stripes = Stripes(start, self.total)
             stripes.receive(self.stream, self.replicas, self.wanted, self.transfer, put, self._received)
         else:
@@ -102,6 +118,7 @@ class Fetch:
 
     def tensors(self, verify: Verify) -> Iterator[tuple[str, npt.NDArray[Any]]]:
         """Tensor after tensor, each in memory of its own."""
+        verify.prepare(self)
         for entry in self.entries:
             data = np.empty(entry.end - entry.begin, np.uint8)
             self.stream.read_into(data.data)
@@ -120,7 +137,7 @@ class Fetch:
 
     def _received(self, count: int) -> None:
         with self._lock:
-            self._done += count
+            self._done = min(self._done + count, self.total)  # what is taken over from a slow replica comes twice
             if self._progress is not None:
                 self._progress(self._done, self.total)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from weightloom_client.errors import ModelNotFound
+from weightloom_client.errors import ModelNotFound, ServerFailed
 from weightloom_client.factors import AnyBlob, FactorBlob
 from weightloom_client.protocol import Broken
 from weightloom_client.replicas import Replicas
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ModelCalls"]
 
+RESIDENCIES = ("virtual", "resident", "auto")
 DERIVED = frozenset({"numel", "w_length", "degrees_of_freedom"})  # what the server shows of a tensor beside its spec
 
 
@@ -48,10 +49,15 @@ class ModelCalls:
 
     def delete_model(self, name: str) -> None:
         """Forget a model. Raises ModelNotFound, though not where a try whose answer was lost may have done it."""
-        self._replicas.call(partial(_delete, name, list[Broken]()))
+        self._replicas.call(partial(_delete, name, list[Exception]()))
 
     def set_residency(self, name: str, residency: str | None) -> dict[str, Any]:
-        """Keep a model's T in memory ("resident"), never ("virtual"), or as it goes ("auto"). Raises ModelNotFound."""
+        """Keep a model's T in memory ("resident"), never ("virtual"), or as it goes ("auto"); None: as the server does.
+
+        Raises ModelNotFound, and ValueError for another word.
+        """
+        if residency not in (*RESIDENCIES, None):
+            raise ValueError(f"residency: got {residency!r}, expected None or one of {', '.join(RESIDENCIES)}")
         return self._replicas.call(lambda transport: transport.set_residency(name, residency))
 
     def put_factors(self, blob: AnyBlob) -> str:
@@ -66,16 +72,17 @@ class ModelCalls:
 
 
 def _put_factors(transport: Transport, blob: FactorBlob) -> None:
-    if not transport.has_factors(blob.digest):
+    if not transport.has_factors(blob):
         transport.put_factors(blob)
 
 
-def _delete(name: str, lost: list[Broken], transport: Transport) -> None:
-    """``lost``: tries of the same call that broke off, of which any may have done it."""
+def _delete(name: str, lost: list[Exception], transport: Transport) -> None:
+    """``lost``: tries of the same call that failed, of which any may have done it."""
     try:
         transport.delete_model(name)
-    except Broken as error:
-        lost.append(error)
+    except (Broken, ServerFailed) as error:
+        if not isinstance(error, Broken) or error.is_sent:
+            lost.append(error)
         raise
     except ModelNotFound:
         if not lost:

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
-from contextvars import ContextVar
 from typing import TypeVar
 
-from weightloom_client.errors import ServerBusy, WeightloomClientError
+from weightloom_client.abort import ABORT, AbortedError
+from weightloom_client.errors import ServerBusy, ServerFailed
 from weightloom_client.protocol import Broken, RetryPolicy, Tries
 from weightloom_client.transports import Transport
 
-__all__ = ["ABORT", "AbortedError", "Replicas"]
+__all__ = ["RETRIED", "Cursor", "Replicas"]
 
 T = TypeVar("T")
-
-# Set by who wants to give up a call that runs in another thread (see ``aio``).
-ABORT: ContextVar[threading.Event | None] = ContextVar("weightloom_abort", default=None)
-
-
-class AbortedError(WeightloomClientError):
-    """The caller has given the call up."""
+RETRIED = (Broken, ServerBusy, ServerFailed)  # after which another try may go better, of the latter on another replica
+GLANCE = 0.1  # seconds between looks at whether a call that pauses was given up
 
 
 class Replicas:
@@ -28,13 +24,21 @@ class Replicas:
 
     def __init__(self, transports: Sequence[Transport], policy: RetryPolicy) -> None:
         self.transports, self.policy = tuple(transports), policy
-        self._preferred = 0
+        self._preferred, self._is_closed = 0, False
 
     def __len__(self) -> int:
         return len(self.transports)
 
+    def close(self) -> None:
+        """Close all connections."""
+        self._is_closed = True
+        for transport in self.transports:
+            transport.close()
+
     def cursor(self, shift: int = 0) -> Cursor:
         """For one call, or one part of one: ``shift`` places behind the replica that answered last."""
+        if self._is_closed:
+            raise RuntimeError("the client is closed")
         return Cursor(self, self._preferred + shift)
 
     def prefer(self, place: int) -> None:
@@ -47,16 +51,17 @@ class Replicas:
         while True:
             try:
                 return ask(cursor.transport)
-            except (Broken, ServerBusy) as error:
+            except RETRIED as error:
                 cursor.failed(error)
 
 
 class Cursor:
-    """The replica that a call is at, and what its tries have come to."""
+    """The replica that a call is at, and what its tries have come to. ``abandon`` may come from any thread."""
 
     def __init__(self, replicas: Replicas, place: int) -> None:
         self._replicas, self._place = replicas, place % len(replicas)
         self._tries, self._abort = Tries(replicas.policy, len(replicas)), ABORT.get()
+        self._abandoned = threading.Event()
 
     @property
     def transport(self) -> Transport:
@@ -66,13 +71,23 @@ class Cursor:
     def progressed(self) -> None:
         """A byte has come. Raises AbortedError where nobody wants it any more."""
         self._tries.progressed()
-        if self._abort is not None and self._abort.is_set():
-            raise AbortedError("the call was cancelled")
+        self.check()
 
-    def failed(self, error: Broken | ServerBusy) -> None:
-        """Go on to the next replica, after a pause where all have failed. Raises where no try is left."""
-        pause = self._tries.failed(error)
-        self._place = (self._place + 1) % len(self._replicas)
+    def failed(self, error: Broken | ServerBusy | ServerFailed) -> None:
+        """Go on to the next replica, after a pause where it needs one. Raises where no try is left."""
+        self.check()
+        self._place, pause = self._tries.failed(error, self._place)
         self._replicas.prefer(self._place)
-        if (self._abort or threading.Event()).wait(pause):
-            raise AbortedError("the call was cancelled") from error
+        until = time.monotonic() + pause
+        while (left := until - time.monotonic()) > 0:
+            self._abandoned.wait(min(left, GLANCE))
+            self.check()
+
+    def abandon(self) -> None:
+        """Let the call end with AbortedError as soon as it can."""
+        self._abandoned.set()
+
+    def check(self) -> None:
+        """Raise AbortedError where the call was abandoned."""
+        if self._abandoned.is_set() or (self._abort is not None and self._abort.is_set()):
+            raise AbortedError("the call was cancelled")

@@ -6,9 +6,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-from weightloom_client.errors import ServerBusy
-from weightloom_client.protocol import Broken, Transfer, Wanted
-from weightloom_client.replicas import Replicas
+from weightloom_client.protocol import Transfer, Wanted
+from weightloom_client.replicas import RETRIED, Replicas
 from weightloom_client.transports import Reply
 
 __all__ = ["Stream"]
@@ -20,8 +19,11 @@ class Stream:
     """Reads what ``transfer`` wants of the file ``wanted``, in order, into the caller's memory.
 
     progress: called with how many bytes have just come. shift: see ``Replicas.cursor``. Close it when it is not read to
-    its end. All methods raise ServerError, ServerUnreachable and WrongBits.
+    its end. All methods raise ServerError, ServerUnreachable and WrongBits. One thread at a time; ``abandon`` may come
+    from any. is_opening: whether it waits for a reply's head.
     """
+
+    is_opening = False
 
     def __init__(
         self, replicas: Replicas, wanted: Wanted, transfer: Transfer, progress: Callable[[int], None], shift: int = 0
@@ -46,7 +48,11 @@ class Stream:
     def open(self) -> None:
         """Wait for the head: from then on the transfer's ``etag`` and ``total`` are known."""
         while self._reply is None:
-            self._try(self._begin)
+            self.is_opening = True
+            try:
+                self._try(self._begin)
+            finally:
+                self.is_opening = False
 
     def read_into(self, view: memoryview) -> None:
         """Fill all of ``view`` with the next bytes."""
@@ -64,22 +70,33 @@ class Stream:
 
     def close(self) -> None:
         """Let go of the reply that is being read."""
-        if self._reply is not None:
-            self._reply.close()
-            self._reply = None
+        reply, self._reply = self._reply, None
+        if reply is not None:
+            reply.close()
+
+    def abandon(self) -> None:
+        """Let whoever reads end with AbortedError, at once where bytes were to come."""
+        self._cursor.abandon()
+        reply = self._reply
+        if reply is not None:
+            reply.cancel()
 
     def _begin(self) -> None:
+        self._cursor.check()
         reply = self._cursor.transport.open(self._wanted, self._transfer.next_part())
         try:
             self._transfer.begins(reply.head)
+            self._reply = reply
+            self._cursor.check()  # behind what ``abandon`` cancels
         except BaseException:
+            self._reply = None
             reply.close()
             raise
-        self._reply = reply
 
     def _read_some(self, view: memoryview) -> int:
-        assert self._reply is not None
-        count = self._reply.readinto(view[: self._reply.step])
+        reply = self._reply
+        assert reply is not None
+        count = reply.readinto(view[: reply.step])
         self._transfer.received(count)
         self._cursor.progressed()
         if self._transfer.is_whole:
@@ -89,6 +106,6 @@ class Stream:
     def _try(self, step: Callable[[], None]) -> None:
         try:
             step()
-        except (Broken, ServerBusy) as error:
+        except RETRIED as error:
             self.close()
             self._cursor.failed(error)

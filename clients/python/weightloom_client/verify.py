@@ -5,6 +5,7 @@ Tensors of imported factors are left out: what they are made of is with the serv
 
 from __future__ import annotations
 
+import math
 import os
 import random
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
+from weightloom_client.abort import check_aborted
 from weightloom_client.errors import WrongBits
 from weightloom_client.fetch import Bytes, Fetch
 
@@ -24,7 +26,7 @@ __all__ = ["Mode", "Verifier", "check_mode"]
 Mode = Literal["sample", "full", "off"]
 WINDOW, WINDOWS = 1 << 10, 32  # bytes, and how many of them a sample has: some hundredths of a second where r is 64
 NOTHING = np.empty(0, np.float32)  # in place of imported factors, which are not here and not read
-TILES = 64  # that are compared at a time
+TILES, WORTH_THREADS = 64, 4  # that are compared at a time, and from how many on threads are worth their start
 
 
 def check_mode(mode: str) -> None:
@@ -40,17 +42,27 @@ class Verifier:
         self._mode, self._spec_of = mode, spec_of
         self._made: VirtualFile | None = None
 
+    def prepare(self, fetch: Fetch) -> None:
+        """Find the model: it may be deleted before all has come. Raises WrongBits where the header is another."""
+        if self._mode != "off":
+            self._made = self._file(fetch)
+
     def __call__(self, fetch: Fetch, received: Callable[[int, int], Bytes]) -> None:
         """Compare what ``received`` has of the fetch's entries. Raises WrongBits, saying where it differs."""
-        if self._mode == "off" or not fetch.entries:
+        if self._made is None or not fetch.entries:
             return
-        made = self._made = self._made or self._file(fetch)
+        made = self._made
         start, stop = fetch.entries[0].begin, fetch.entries[-1].end
         ranges = _all(made, start, stop) if self._mode == "full" else _sample(fetch, start, stop)
         if made.layout.imported:
             ranges = _drawn(made, ranges)
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            while batch := [piece for piece, _ in zip(ranges, range(TILES), strict=False)]:
+        while batch := [piece for piece, _ in zip(ranges, range(TILES), strict=False)]:
+            check_aborted()
+            if len(batch) < WORTH_THREADS:
+                for piece in batch:
+                    _compare(made, received, *piece)
+                continue
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
                 for _ in pool.map(lambda piece: _compare(made, received, *piece), batch):
                     pass
 
@@ -94,10 +106,14 @@ def _all(made: VirtualFile, start: int, stop: int) -> Iterator[tuple[int, int]]:
 
 
 def _sample(fetch: Fetch, start: int, stop: int) -> Iterator[tuple[int, int]]:
-    """The first and last bytes of some tensors, and windows anywhere; nobody can know beforehand which."""
-    some = random.sample(fetch.entries, min(len(fetch.entries), WINDOWS // 4))
+    """The first and last bytes of some tensors, and windows anywhere, which nobody can know beforehand; and around the
+    byte at which a stopped download went on.
+    """
+    windows = math.ceil(WINDOWS * (stop - start) / fetch.total)  # of a tensor its share of the file's
+    some = random.sample(fetch.entries, min(len(fetch.entries), math.ceil(windows / 4)))
     places = {place for entry in some for place in (entry.begin, max(entry.begin, entry.end - WINDOW))}
-    places |= {random.randrange(start, stop) for _ in range(min(WINDOWS, WINDOWS * (stop - start) // WINDOW))}
+    places |= {random.randrange(start, stop) for _ in range(min(windows, stop - start))}
+    places |= {place for place in (fetch.resumed_at - WINDOW, fetch.resumed_at) if start <= place}
     for place in sorted(places):
         if place < stop:
             yield place, min(stop, place + WINDOW)

@@ -5,16 +5,14 @@ from __future__ import annotations
 import gc
 import hashlib
 import json
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from support.foreign import other_server
 from support.proxy import Fault, cut, delay, flip, proxy_to, reset, stall
 from support.server import Server
 from support.streams import bulk, local_hash
@@ -168,31 +166,6 @@ def test_a_model_whose_deletion_was_answered_into_the_void_is_deleted(server: Se
         assert proxy.connections == 2
         with pytest.raises(ModelNotFound):
             client.delete_model("client/lost")
-
-
-@contextmanager
-def other_server(status: int, headers: dict[str, str], body: bytes) -> Iterator[str]:
-    """A server that is none of weightloom's and answers everything alike."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            self.send_response(status)
-            for name, value in ({"Content-Length": str(len(body))} | headers).items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(body)
-
-        def do_POST(self) -> None:
-            self.do_GET()
-
-        def log_message(self, *args: object) -> None:
-            """Not on the tests' output."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
-        threading.Thread(target=http.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{http.server_port}"
-        http.shutdown()
 
 
 def test_a_redirect_is_told_with_where_it_leads() -> None:

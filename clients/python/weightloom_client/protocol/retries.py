@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from weightloom_client.errors import ServerBusy, ServerUnreachable
+from weightloom_client.errors import ServerBusy, ServerFailed, ServerUnreachable
 from weightloom_client.protocol.transfer import Broken
 
 __all__ = ["RetryPolicy", "Tries"]
@@ -17,8 +17,8 @@ __all__ = ["RetryPolicy", "Tries"]
 class RetryPolicy:
     """tries: on end, without a byte of progress. budget: seconds that may pass without progress, waits included.
 
-    The pause before try n is random, up to ``first_pause`` * 2^n seconds and at most ``longest_pause``; a server's
-    Retry-After is the least it can be. Another replica that has not failed yet is tried at once.
+    The pause before try n is random, up to ``first_pause`` * 2^n seconds and at most ``longest_pause``; no server is
+    asked again before its Retry-After has passed. Another replica that has not failed yet is tried at once.
     """
 
     tries: int = 5
@@ -36,29 +36,41 @@ class Tries:
 
     def __init__(self, policy: RetryPolicy, replicas: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._policy, self._replicas, self._clock = policy, replicas, clock
+        self._not_before = [0.0] * replicas
         self.progressed()
 
     def progressed(self) -> None:
         """A byte has come: whatever failed before is forgotten."""
         self._failures, self._since = 0, self._clock()
 
-    def failed(self, error: Broken | ServerBusy) -> float:
-        """Seconds to wait before the next try. Raises ServerUnreachable or ``error`` itself where there is none."""
+    def failed(self, error: Broken | ServerBusy | ServerFailed, place: int) -> tuple[int, float]:
+        """The replica at ``place`` has failed: which one is to be tried next, and the seconds to wait before.
+
+        Raises ServerUnreachable or ``error`` itself where no try is left. A fault is not asked for twice: after it each
+        other replica has one try.
+        """
         self._failures += 1
-        pause = self._pause(error)
-        spent = self._clock() - self._since
-        if self._failures < self._policy.tries * self._replicas and spent + pause <= self._policy.budget:
-            return pause
+        now = self._clock()
         if isinstance(error, ServerBusy):
+            self._not_before[place] = now + (error.retry_after or 0.0)
+        following = min(self._after(place), key=lambda other: max(now, self._not_before[other]))
+        pause = max(0.0, self._not_before[following] - now) + self._pause()
+        tries = 1 if isinstance(error, ServerFailed) else self._policy.tries
+        spent = now - self._since
+        if self._failures < tries * self._replicas and spent + pause <= self._policy.budget:
+            return following, pause
+        if not isinstance(error, Broken):
             error.add_note(f"after {self._failures} tries on end, {spent:.1f} s without progress")
             raise error
         message = f"failed {self._failures} times on end, in {spent:.1f} s without progress, the last time {error}"
         raise ServerUnreachable(message) from error
 
-    def _pause(self, error: Broken | ServerBusy) -> float:
+    def _after(self, place: int) -> list[int]:
+        """All replicas in their turn, ``place`` last."""
+        return [(place + step) % self._replicas for step in range(1, self._replicas + 1)]
+
+    def _pause(self) -> float:
         rounds, others = divmod(self._failures, self._replicas)
         if others:  # a replica that has not failed in this round
             return 0.0
-        limit = min(self._policy.longest_pause, self._policy.first_pause * 2.0**rounds)
-        asked = error.retry_after or 0.0 if isinstance(error, ServerBusy) else 0.0
-        return asked + limit * random.random()
+        return min(self._policy.longest_pause, self._policy.first_pause * 2.0**rounds) * random.random()

@@ -10,7 +10,14 @@ __all__ = ["Broken", "Head", "Part", "Transfer"]
 
 
 class Broken(Exception):
-    """A try came to nothing: no connection, cut, stalled, or cut short. Another try may go better."""
+    """A try came to nothing: no connection, cut, stalled, or cut short. Another try may go better.
+
+    is_sent: whether the server may have heard of it.
+    """
+
+    def __init__(self, message: str = "", *, is_sent: bool = True) -> None:
+        super().__init__(message)
+        self.is_sent = is_sent
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from operator import index
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, Unpack
 
 import numpy as np
@@ -52,7 +53,7 @@ class Wanted:
         tensors, rows = options.get("tensors"), options.get("rows") or {}
         if isinstance(tensors, str):
             raise TypeError(f"tensors: got the text {tensors!r}, expected a collection of names")
-        pairs = {name: (int(first), int(last)) for name, (first, last) in rows.items()}
+        pairs = {name: (index(first), index(last)) for name, (first, last) in rows.items()}
         return cls(source, arrays, str(options.get("dtype", "F32")), tensors, pairs or None)
 
     @cached_property

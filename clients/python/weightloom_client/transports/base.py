@@ -27,7 +27,7 @@ class Timeouts:
 
 
 class Reply(Protocol):
-    """The bytes of a part, as they come. One thread at a time; ``close`` may come from any."""
+    """The bytes of a part, as they come. One thread at a time; ``cancel`` may come from any."""
 
     @property
     def head(self) -> Head:
@@ -39,6 +39,9 @@ class Reply(Protocol):
 
     def readinto(self, view: memoryview) -> int:
         """Fill the beginning of ``view`` with the next bytes: how many, 0 at the end. Raises Broken, ServerBusy."""
+
+    def cancel(self) -> None:
+        """Let a thread that reads end at once, with Broken."""
 
     def close(self) -> None:
         """Give the connection back, or give it up where not all was read."""
@@ -62,8 +65,8 @@ class Models(Protocol):
     def set_residency(self, name: str, residency: str | None) -> Model:
         """Say what becomes of a model's T."""
 
-    def has_factors(self, digest: str) -> bool:
-        """Whether imported factors are there."""
+    def has_factors(self, blob: FactorBlob) -> bool:
+        """Whether imported factors are there, all of them."""
 
     def put_factors(self, blob: FactorBlob) -> None:
         """Upload imported factors."""

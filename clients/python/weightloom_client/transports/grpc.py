@@ -40,6 +40,7 @@ STATUS = {
     "PERMISSION_DENIED": 403,
     "UNIMPLEMENTED": 501,
 }
+STATUS_OF_LIMITS = {"body_too_large": 413, "output_too_large": 413}
 # From the network, or from grpc itself, where a server has not said more: another try may go better.
 NETWORK = {"UNAVAILABLE", "INTERNAL", "UNKNOWN", "CANCELLED", "DEADLINE_EXCEEDED"}
 
@@ -88,15 +89,14 @@ class GrpcTransport:
         wanted = messages.residency_request(name, residency)
         return self._model(self._stub.SetResidency, wanted)
 
-    def has_factors(self, digest: str) -> bool:
+    def has_factors(self, blob: FactorBlob) -> bool:
         """GetFactors."""
         try:
-            self._unary(self._stub.GetFactors, pb.GetFactorsRequest(sha256=digest))
+            return bool(self._unary(self._stub.GetFactors, pb.GetFactorsRequest(sha256=blob.digest)).size == blob.size)
         except ServerError as error:
             if error.code != "factors_not_found":
                 raise
             return False
-        return True
 
     def put_factors(self, blob: FactorBlob) -> None:
         """PutFactors."""
@@ -155,9 +155,11 @@ class GrpcReply:
         finally:
             timer.cancel()
 
-    def close(self) -> None:
+    def cancel(self) -> None:
         """Cancel what has not come yet."""
         self._call.cancel()
+
+    close = cancel
 
 
 def _failure(error: Any) -> ServerError | Broken:
@@ -166,6 +168,8 @@ def _failure(error: Any) -> ServerError | Broken:
     reason: Any = details.get(ErrorInfo.DESCRIPTOR.full_name)
     if reason is None and code in NETWORK:
         return Broken(f"{code}: {error.details()}")
+    if reason is None and code == "RESOURCE_EXHAUSTED":  # grpc's own limit of a message, which no time mends
+        return server_error(413, {"code": "body_too_large", "detail": error.details()})
     bad: Any = details.get(BadRequest.DESCRIPTOR.full_name, BadRequest())
     retry: Any = details.get(RetryInfo.DESCRIPTOR.full_name)
     violations = [messages.violation(field.field, field.description) for field in bad.field_violations]
@@ -177,7 +181,8 @@ def _failure(error: Any) -> ServerError | Broken:
     trailers = dict(error.trailing_metadata() or ())
     request_id = str(trailers.get("x-request-id", ""))
     retry_after = retry.retry_delay.ToTimedelta().total_seconds() if retry is not None else None
-    return server_error(STATUS.get(code, 500), problem, request_id=request_id, retry_after=retry_after)
+    status = STATUS_OF_LIMITS.get(problem["code"], STATUS.get(code, 500))
+    return server_error(status, problem, request_id=request_id, retry_after=retry_after)
 
 
 def _details(error: Any) -> dict[str, Any]:

@@ -50,8 +50,7 @@ class LocalTransport:
         with _told():
             self._registry = SqliteRegistry(path)
         self._kept = ImportedOnly(self._registry.factors.open)
-        threads = os.cpu_count() or 1
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="weaver")
+        self._pool, self._process = _new_pool(), os.getpid()
 
     def open(self, wanted: Wanted, part: Part) -> LocalReply:
         """The file is laid out now and woven as it is read."""
@@ -71,6 +70,8 @@ class LocalTransport:
                 raise errors.PreconditionFailed(f"the file is {file.etag}, not {part.etag}")
             length = max(0, file.size - part.offset) if part.length is None else part.length
             file.layout.check_range(part.offset, length)
+        if self._process != os.getpid():  # after a fork, which takes no threads along
+            self._pool, self._process = _new_pool(), os.getpid()
         return LocalReply(file, part.offset, length, self._pool.map)
 
     def create_model(self, spec: Mapping[str, Any]) -> Model:
@@ -102,14 +103,13 @@ class LocalTransport:
             self._registry.set_residency(name, residency)
         return self.get_model(name)
 
-    def has_factors(self, digest: str) -> bool:
+    def has_factors(self, blob: FactorBlob) -> bool:
         """Beside this process's registry."""
         with _told():
             try:
-                self._registry.factors.size(digest)
+                return self._registry.factors.size(blob.digest) == blob.size
             except errors.NotFound:
                 return False
-        return True
 
     def put_factors(self, blob: FactorBlob) -> None:
         """Beside this process's registry, or into a temporary folder."""
@@ -153,8 +153,15 @@ class LocalReply:
     def _fill(self, start: int, out: npt.NDArray[np.uint8], ends: tuple[int, int]) -> None:
         self._file.read_into(ends[0], out[ends[0] - start : ends[1] - start])
 
+    def cancel(self) -> None:
+        """Nobody waits for long."""
+
     def close(self) -> None:
         """Nothing is held."""
+
+
+def _new_pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="weaver")
 
 
 @contextmanager

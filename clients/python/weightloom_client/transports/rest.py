@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import quote, urlencode
 
 import urllib3
-from urllib3.exceptions import HTTPError, LocationValueError
+from urllib3.exceptions import ConnectTimeoutError, HTTPError, LocationValueError, NewConnectionError
 
 from weightloom_client.errors import ServerError, server_error
 from weightloom_client.factors import FactorBlob
@@ -20,6 +23,7 @@ from weightloom_client.transports.base import Model, Timeouts
 __all__ = ["RestTransport"]
 
 CONNECTIONS = 64  # kept open to one server
+BYTES = "application/octet-stream"
 CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-\d+|\*)/(\d+)")
 
 
@@ -28,14 +32,14 @@ class RestTransport:
 
     def __init__(self, url: str, timeouts: Timeouts, headers: Mapping[str, str]) -> None:
         self.url = url.rstrip("/")
-        timeout = urllib3.Timeout(connect=timeouts.connect, read=timeouts.read)
-        self._http = urllib3.PoolManager(maxsize=CONNECTIONS, timeout=timeout, retries=False, headers=dict(headers))
+        self._timeout = urllib3.Timeout(connect=timeouts.connect, read=timeouts.read)
         self._headers = dict(headers)
+        self._http, self._process = self._connections(), os.getpid()
 
     def open(self, wanted: Wanted, part: Part) -> RestReply:
         """POST /fabricate with a safetensors body."""
         query = urlencode(wanted.options | _range_of(part), doseq=True)
-        headers = {"Content-Type": "application/octet-stream"} | ({"If-Match": part.etag} if part.etag else {})
+        headers = {"Content-Type": BYTES} | ({"If-Match": part.etag} if part.etag else {})
         reply = self._request("POST", f"/fabricate?{query}", wanted.body, headers, preload_content=False)
         _check(reply)
         return RestReply(reply, part)
@@ -46,46 +50,51 @@ class RestTransport:
 
     def get_model(self, name: str) -> Model:
         """GET /v1/models/NAME."""
-        return self._json("GET", "/v1/models/" + quote(name))
+        return self._json("GET", _path_of(name))
 
     def list_models(self, after: str) -> tuple[list[Model], str]:
         """GET /v1/models."""
-        page = self._json("GET", "/v1/models?" + urlencode({"after": after}))
+        page = self._json("GET", "/v1/models?" + urlencode({"after": after}), expect="models")
         return page["models"], page["next"] or ""
 
     def delete_model(self, name: str) -> None:
         """DELETE /v1/models/NAME."""
-        self._json("DELETE", "/v1/models/" + quote(name))
+        _check(self._request("DELETE", _path_of(name), None, {}))
 
     def set_residency(self, name: str, residency: str | None) -> Model:
         """PUT /v1/models/NAME/residency."""
-        return self._json("PUT", f"/v1/models/{quote(name)}/residency", {"residency": residency})
+        return self._json("PUT", f"{_path_of(name)}/residency", {"residency": residency})
 
-    def has_factors(self, digest: str) -> bool:
+    def has_factors(self, blob: FactorBlob) -> bool:
         """GET /v1/factors/SHA256."""
-        reply = self._request("GET", "/v1/factors/" + quote(digest), None, {})
-        if reply.status != 404:
-            _check(reply)
-        return reply.status != 404
+        try:
+            return bool(self._json("GET", "/v1/factors/" + blob.digest, expect="size")["size"] == blob.size)
+        except ServerError as error:
+            if error.code != "factors_not_found":
+                raise
+            return False
 
     def put_factors(self, blob: FactorBlob) -> None:
         """PUT /v1/factors/SHA256."""
-        headers = {"Content-Type": "application/octet-stream", "Content-Length": str(blob.size)}
+        headers = {"Content-Type": BYTES, "Content-Length": str(blob.size)}
         _check(self._request("PUT", "/v1/factors/" + blob.digest, blob.parts(), headers))
 
     def close(self) -> None:
         """Close the connections that nothing uses."""
         self._http.clear()
 
-    def _json(self, method: str, path: str, value: Any = None) -> Model:
+    def _connections(self) -> urllib3.PoolManager:
+        return urllib3.PoolManager(maxsize=CONNECTIONS, timeout=self._timeout, retries=False)
+
+    def _json(self, method: str, path: str, value: Any = None, expect: str = "digest") -> Model:
         body = None if value is None else json.dumps(value).encode()
         reply = self._request(method, path, body, {} if body is None else {"Content-Type": "application/json"})
         _check(reply)
-        try:
-            answer: Model = json.loads(reply.data or b"{}")
-        except ValueError as error:
-            raise Broken(f"the reply of {self.url} is not JSON: it is none of weightloom's") from error
-        return answer
+        with suppress(ValueError):
+            answer: Model = json.loads(reply.data)
+            if isinstance(answer, dict) and expect in answer:
+                return answer
+        raise Broken(f"{self.url} answers with what is none of weightloom's")
 
     def _request(
         self,
@@ -96,6 +105,8 @@ class RestTransport:
         *,
         preload_content: bool = True,
     ) -> urllib3.BaseHTTPResponse:
+        if self._process != os.getpid():  # after a fork: its parent goes on using the connections
+            self._http, self._process = self._connections(), os.getpid()
         try:
             return self._http.request(
                 method,
@@ -106,6 +117,8 @@ class RestTransport:
             )
         except LocationValueError:
             raise  # a URL that names no host
+        except (NewConnectionError, ConnectTimeoutError) as error:
+            raise Broken(f"{self.url}: {error}", is_sent=False) from error
         except HTTPError as error:
             raise Broken(f"{self.url}: {error}") from error
 
@@ -131,11 +144,16 @@ class RestReply:
         """
         try:
             data = self._reply.read1(len(view))
-        except (HTTPError, OSError, ValueError) as error:  # ValueError: closed by another thread
+        except (HTTPError, OSError, ValueError) as error:
             raise Broken(f"the reply broke off: {error}") from error
         view[: len(data)] = data
         self._left -= len(data)
         return len(data)
+
+    def cancel(self) -> None:
+        """Closing would wait for the thread that reads."""
+        with suppress(ValueError, RuntimeError, OSError):  # it has ended already
+            self._reply.shutdown()
 
     def close(self) -> None:
         """A connection whose reply was not read to its end cannot be used again."""
@@ -176,10 +194,26 @@ def _refusal(reply: urllib3.BaseHTTPResponse) -> ServerError:
     problem: Any = {"detail": elsewhere + data[:200].decode(errors="replace")}
     with suppress(ValueError):
         problem = json.loads(data)
-    retry_after = reply.headers.get("Retry-After", "")
     return server_error(
         reply.status,
         problem if isinstance(problem, dict) else {},
         request_id=reply.headers.get("X-Request-Id", ""),
-        retry_after=float(retry_after) if retry_after.isdigit() else None,
+        retry_after=_seconds(reply.headers.get("Retry-After", "")),
     )
+
+
+def _seconds(retry_after: str) -> float | None:
+    """Of a Retry-After, which is a number or a date."""
+    if retry_after.isdigit():
+        return float(retry_after)
+    try:
+        return max(0.0, parsedate_to_datetime(retry_after).timestamp() - time.time())
+    except ValueError:
+        return None
+
+
+def _path_of(name: str) -> str:
+    """Raises ModelNotFound for a name that, as a path, would be another one."""
+    if any(part in ("", ".", "..") for part in name.split("/")):
+        raise server_error(404, {"code": "model_not_found", "detail": f"no model can have the name {name!r}"})
+    return "/v1/models/" + quote(name)
