@@ -58,7 +58,11 @@ def _raise_descriptor_limit() -> None:
     except ImportError:  # Windows has no such limit
         return
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    except (ValueError, OSError) as error:  # macOS has a lower one for what it says is unlimited
+        log.warning("the limit of open files stays as it is: %s", error)
+        return
     log.info("at most %d files and connections (the system's limit; raise it with ulimit -n)", most)
 
 

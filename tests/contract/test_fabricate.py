@@ -13,7 +13,7 @@ import safetensors.torch
 from support.inline import INLINE, TENSORS, W
 from support.server import Server
 from weightloom.fabric import safetensors as format_
-from weightloom.requests import SPEC_METADATA
+from weightloom.requests import OPTIONS_METADATA, SPEC_METADATA, FabricateRequest, request_to_safetensors
 
 SPEC = {"name": "inline", "seed": 12345, "tensors": TENSORS}
 
@@ -193,6 +193,122 @@ def test_malformed_safetensors_are_told(server: Server, body: bytes) -> None:
 def test_a_wrong_query_is_told(server: Server, query: dict[str, Any], code: str) -> None:
     reply = post_file(server, WHOLE_W, **query)
     assert (reply.status, reply.json()["code"]) == (422, code)
+
+
+def options_file(options: Any) -> bytes:
+    """A body for SPEC with these options inside."""
+    text = options if isinstance(options, str) else json.dumps(options)
+    return w_file({SPEC_METADATA: json.dumps(SPEC), OPTIONS_METADATA: text})
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"dtype": "BF16"},
+        {"rows": {"t": [1, 4]}},
+        {"dtype": "F16", "offset": 9, "length": 200},
+        {"rows": {}, "offset": 0, "length": None},
+    ],
+)
+def test_options_inside_the_file_mean_the_same(server: Server, options: dict[str, Any]) -> None:
+    inside, as_json = post_file(server, options_file(options)), post(server, INLINE | options)
+    assert as_json.status in (200, 206)
+    assert (inside.status, inside.data) == (as_json.status, as_json.data)
+    assert inside.headers["ETag"] == as_json.headers["ETag"]
+
+
+def test_options_come_in_part_in_the_query_and_in_part_in_the_file(server: Server) -> None:
+    assert server.post_json("/v1/models", SPEC | {"name": "contract/inside"}).status in (200, 201)
+    selection = {"tensors": ["t", "one"], "rows": {"t": [0, 2]}}
+    expected = post(server, {"model": "contract/inside", "w": {"t": W["t"]}, "dtype": "F16", "offset": 3} | selection)
+    assert expected.status == 206
+    w = {"t": np.array(W["t"], np.float32)}
+    for inside, query in (
+        (selection, {"model": "contract/inside", "dtype": "F16", "offset": "3"}),
+        (selection | {"model": "contract/inside", "offset": 3}, {"dtype": "F16"}),
+    ):
+        body = format_.write({OPTIONS_METADATA: json.dumps(inside)}, w)
+        assert post_file(server, body, **query).data == expected.data
+
+
+def test_rows_and_names_of_thousands_of_tensors_fit_into_a_request(server: Server) -> None:
+    names = [f"model.layers.{place}.self_attn.q_proj.weight" for place in range(3000)]
+    tensors = [{"name": name, "shape": [8, 2], "kind": "constant", "value": "ones"} for name in names]
+    assert server.post_json("/v1/models", {"name": "contract/many", "seed": 1, "tensors": tensors}).status == 201
+    rows = dict.fromkeys(names, (2, 5))
+    for selection in (
+        {"rows": rows},
+        {"tensors": names[1:]},
+        {"tensors": names[1:], "rows": dict(list(rows.items())[1:])},
+    ):
+        request = FabricateRequest("contract/many", **selection)
+        body, query = request_to_safetensors(request)
+        made = post_file(server, body, **query)
+        assert made.status == 200
+        assert made.data == post(server, {"model": "contract/many", "w": {}} | selection).data
+    server.request("DELETE", "/v1/models/contract/many")
+
+
+@pytest.mark.parametrize("field", ["model", "dtype", "tensors", "rows", "offset", "length"])
+def test_an_option_in_the_query_and_in_the_file_is_refused(server: Server, field: str) -> None:
+    values: dict[str, tuple[Any, str]] = {
+        "model": ("m", "m"), "dtype": ("F32", "F32"), "tensors": (["t"], "t"), "rows": ({"t": [0, 1]}, "t=0:1"),
+        "offset": (0, "0"), "length": (1, "1"),
+    }  # fmt: skip
+    inside, beside = values[field]
+    reply = post_file(server, options_file({field: inside}), **{field: beside})
+    problem = reply.json()
+    assert (reply.status, problem["code"]) == (422, "invalid_request")
+    assert [error["field"] for error in problem["errors"]] == [field]
+    assert "in the query and" in problem["errors"][0]["got"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"dtype": "F8"},
+        {"dtype": 3},
+        {"colour": "red"},
+        {"rows": {"t": [0, 7]}},
+        {"rows": {"t": [0]}},
+        {"rows": {"t": [0, "1"]}},
+        {"rows": {"x": [0, 1]}},
+        {"rows": ["t"]},
+        {"offset": -1},
+        {"offset": 10_000},
+        {"length": 1.5},
+    ],
+)
+def test_wrong_options_inside_the_file_are_told_as_in_json(server: Server, options: dict[str, Any]) -> None:
+    inside, as_json = post_file(server, options_file(options)), post(server, INLINE | options)
+    assert inside.status == as_json.status == 422
+    assert inside.json()["code"] == as_json.json()["code"]
+    assert inside.json()["errors"] == as_json.json()["errors"]
+
+
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [
+        ("{", "malformed_json"),
+        ("", "malformed_json"),
+        ("[" * 5000, "malformed_json"),
+        ('{"tensors": ["\\ud800"]}', "malformed_json"),
+        ("[]", "invalid_request"),
+        ("null", "invalid_request"),
+        ({"tensors": ["x"]}, "tensor_unknown"),
+        ({"tensors": []}, "tensor_unknown"),
+        ({"model": "nope"}, "model_not_found"),
+    ],
+)
+def test_options_inside_the_file_that_are_none_are_told(server: Server, options: Any, code: str) -> None:
+    reply = post_file(server, options_file(options))
+    assert (reply.status, reply.json()["code"]) == (404 if code == "model_not_found" else 422, code)
+
+
+def test_a_lone_surrogate_in_the_place_of_options_is_told(server: Server) -> None:
+    reply = post_file(server, options_file("sixsix").replace(b"sixsix", b"\\ud800"))
+    assert (reply.status, reply.json()["code"]) == (422, "malformed_json")
 
 
 def test_a_file_of_w_needs_a_model(server: Server) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import resource
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +43,11 @@ def path_of(blob: bytes) -> str:
 
 def elements(reply: Any) -> bytes:
     return bytes(reply.data[-4 * 30 :])
+
+
+def long_ago(server: Server) -> None:
+    """As if the factors had been uploaded in 1970."""
+    os.utime(server.data_dir / "factors" / sha256_of(BLOB), (0, 0))
 
 
 @pytest.fixture
@@ -94,8 +102,54 @@ def test_a_model_needs_its_factors_and_lets_them_go(own: Server) -> None:
     assert made.status == 201
     assert made.json()["generator"].endswith("+imported")
     assert made.json()["tensors"][1]["factors_sha256"] == sha256_of(BLOB)
+    long_ago(own)
     assert own.request("DELETE", "/v1/models/imported").status == 204
     assert own.request("GET", path_of(BLOB)).status == 404
+
+
+def test_a_model_may_import_more_blobs_than_the_server_may_open_files(own: Server) -> None:
+    drawn = [TENSOR | {"name": f"t{number}", "shape": [number + 1]} for number in range(200)]
+    tensors, w = [], {}
+    for tensor in drawn:
+        blob = bytes(4 * 3 * (4 + 2 * 8 + tensor["shape"][0]))  # type: ignore[index]
+        assert own.request("PUT", path_of(blob), blob).status == 201
+        tensors.append(imported(tensor, blob))
+        w[tensor["name"]] = W["t"]
+    for pid in own.workers():
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (100, 100))
+    spec = {"name": "many", "seed": 1, "tensors": tensors}
+    assert own.post_json("/v1/models", spec).status == 201
+    with ThreadPoolExecutor(4) as several:
+        replies = list(several.map(lambda _: own.post_json("/fabricate", {"model": "many", "w": w}).status, range(8)))
+    assert replies == [200] * 8
+
+
+def ask_rest(server: Server) -> None:
+    assert server.request("GET", path_of(BLOB)).status == 200
+
+
+def ask_head(server: Server) -> None:
+    assert server.request("HEAD", path_of(BLOB)).status == 200
+
+
+def ask_grpc(server: Server) -> None:
+    with stub_of(server.grpc_target) as stub:
+        stub.GetFactors(pb.GetFactorsRequest(sha256=sha256_of(BLOB)))
+
+
+def put_again(server: Server) -> None:
+    assert server.request("PUT", path_of(BLOB), BLOB).status == 200
+
+
+@pytest.mark.parametrize("interest", [ask_rest, ask_head, ask_grpc, put_again])
+def test_factors_stay_for_who_found_or_sent_them_a_moment_ago(own: Server, interest: Callable[[Server], None]) -> None:
+    own.request("PUT", path_of(BLOB), BLOB)
+    spec = {"name": "first", "seed": 1, "tensors": IMPORTED["tensors"]}
+    assert own.post_json("/v1/models", spec).status == 201
+    long_ago(own)
+    interest(own)
+    assert own.request("DELETE", "/v1/models/first").status == 204
+    assert own.post_json("/v1/models", spec | {"name": "second"}).status == 201
 
 
 def test_what_is_not_what_it_says_is_refused_and_leaves_nothing(own: Server) -> None:

@@ -23,6 +23,7 @@ from support.rpc import (
 )
 from support.server import Server, running_server
 from weightloom.fabric import safetensors as format_
+from weightloom.requests import OPTIONS_METADATA
 from weightloom.rpc.service import SERVICE
 from weightloom_proto.v1 import fabrication_pb2 as pb
 
@@ -200,6 +201,9 @@ WRONG: dict[str, tuple[pb.FabricateRequest, str, str]] = {
     "w in both forms": (changed(w_safetensors=W_FILE), "invalid_request", "w_safetensors"),
     "w file that is none": (pb.FabricateRequest(spec=spec_message(INLINE), w_safetensors=b"x" * 20),
                             "malformed_safetensors", "header length"),
+    "options in the w file": (
+        pb.FabricateRequest(model="m", w_safetensors=format_.write({OPTIONS_METADATA: "{}"}, {})), "invalid_request",
+        "w_safetensors"),
     "no w": (pb.FabricateRequest(spec=spec_message(INLINE)), "w_missing", "w['t']"),
     "w too long": (changed(w=vector(1, 2, 3)), "w_wrong_length", "w['b']"),
     "w empty": (changed(w=vector()), "w_wrong_length", "w['b']"),

@@ -35,7 +35,7 @@ class Uploads:
         return is_new
 
     async def size(self, digest: str) -> int:
-        """Bytes of a blob. Raises NotFound, InvalidFactors."""
+        """Bytes of a blob, which then stays as long as if it came now. Raises NotFound, InvalidFactors, Unavailable."""
         return await asyncio.to_thread(self._registry.factors.size, digest)
 
 

@@ -51,10 +51,10 @@ class Registry(Protocol):
         """Up to ``limit`` models whose names sort behind ``after``, by name."""
 
     def delete(self, name_or_digest: str) -> None:
-        """Forget a model, and factors that no other one imports. Raises NotFound."""
+        """Forget a model, and factors that no other one imports unless they are recent. Raises NotFound."""
 
     def sweep(self) -> None:
-        """Remove imported factors that no model has referred to for a day."""
+        """Remove imported factors that no model refers to and nobody uploaded or asked for within a day."""
 
     def set_residency(self, name_or_digest: str, residency: str | None) -> None:
         """Say what becomes of a model's T. Raises NotFound."""

@@ -76,7 +76,7 @@ class SqliteRegistry:
         return [_summary_of(row) for row in self._database.rows(query, after, limit)]
 
     def delete(self, name_or_digest: str) -> None:
-        """Delete in one transaction that is on disk before this returns; factors that nobody imports go after it."""
+        """Delete in one transaction that is on disk before this returns. Factors that nobody imports go after it."""
         with self._database.writing() as connection:
             gone = connection.execute(FIND[_key_of(name_or_digest)], (name_or_digest,)).fetchone()
             digest = ("" if gone is None else _summary_of(gone).digest,)
@@ -86,7 +86,7 @@ class SqliteRegistry:
         if gone is None:
             raise _not_found(name_or_digest)
         if imported:
-            with suppress(Unavailable):  # the model is gone; a later sweep finds what is left
+            with suppress(Unavailable):  # the model is gone; a later sweep finds what is left, and what was too recent
                 self.sweep([factors for (factors,) in imported])
 
     def sweep(self, at_once: Sequence[str] = ()) -> None:

@@ -2,18 +2,13 @@
 
 from weightloom.requests.etags import check_if_match, names_etag
 from weightloom.requests.json_form import INLINE_NAME, request_from_json
+from weightloom.requests.options import OPTIONS_METADATA, RequestOptions, options_from_query, parse_rows
 from weightloom.requests.request import FabricateRequest
-from weightloom.requests.safetensors_form import (
-    SPEC_METADATA,
-    RequestOptions,
-    options_from_query,
-    parse_rows,
-    request_from_safetensors,
-    request_to_safetensors,
-)
+from weightloom.requests.safetensors_form import SPEC_METADATA, request_from_safetensors, request_to_safetensors
 
 __all__ = [
     "INLINE_NAME",
+    "OPTIONS_METADATA",
     "SPEC_METADATA",
     "FabricateRequest",
     "RequestOptions",

@@ -16,7 +16,7 @@ from weightloom.fabric.spec import ModelName, ModelSpec, Seed, Tensors, violatio
 from weightloom.fabric.vectors import nearest_float32, needs_exact_text
 from weightloom.requests.request import FabricateRequest
 
-__all__ = ["INLINE_NAME", "ByModel", "Inline", "request_from_json"]
+__all__ = ["INLINE_NAME", "ByModel", "FileOptions", "Inline", "invalid", "request_from_json"]
 
 W_TAGS = ("<vector>", "<batch>")
 INLINE_NAME = "inline"
@@ -33,15 +33,18 @@ def _vector_or_batch(value: Any) -> str:
     return W_TAGS[isinstance(value, list) and bool(value) and isinstance(value[0], list)]
 
 
-class Options(BaseModel):
-    """What both forms of the object share."""
-
-    model_config = ConfigDict(extra="forbid")
-
+class _WithW(BaseModel):
     w: dict[str, Annotated[Vector | Batch, Discriminator(_vector_or_batch)]] = Field(
         default_factory=dict,
         description="For each tensor that takes a w: l numbers, or a list of B such lists for B variants at once.",
     )
+
+
+class Options(BaseModel):
+    """What all forms of the object share."""
+
+    model_config = ConfigDict(extra="forbid")
+
     dtype: str = Field("F32", json_schema_extra={"enum": ["F32", "F16", "BF16"]}, description="dtype of the file.")
     rows: dict[str, tuple[StrictInt, StrictInt]] = Field(
         default_factory=dict, description="By tensor, [a, b): only these rows of its first dimension."
@@ -50,14 +53,23 @@ class Options(BaseModel):
     length: Natural | None = Field(None, description="Send only so many bytes from offset on; default: all the rest.")
 
 
-class ByModel(Options):
-    """Fabricate a registered model."""
-
-    model: str = Field(description="Name or digest of a registered model.")
+class _Selection(Options):
     tensors: list[str] | None = Field(None, description="Only these tensors; default: all of the model.")
 
 
-class Inline(Options):
+class FileOptions(_Selection):
+    """The options of a request whose w's are a safetensors file, as JSON in its metadata (`weightloom.options`)."""
+
+    model: str = Field("", description="Name or digest of a registered model, unless the file has a spec.")
+
+
+class ByModel(_Selection, _WithW):
+    """Fabricate a registered model."""
+
+    model: str = Field(description="Name or digest of a registered model.")
+
+
+class Inline(Options, _WithW):
     """Fabricate without registration: the seed and the tensor specs come with the request."""
 
     name: ModelName = Field(
@@ -78,7 +90,7 @@ def request_from_json(body: bytes) -> FabricateRequest:
     try:
         parsed = (ByModel if "model" in value else Inline).model_validate(value)
     except ValidationError as error:
-        raise _invalid(error) from error
+        raise invalid(error) from error
     options: dict[str, Any] = {
         "w": _w_of(parsed, body),
         "dtype": parse_dtype(parsed.dtype),
@@ -91,7 +103,7 @@ def request_from_json(body: bytes) -> FabricateRequest:
     return FabricateRequest(ModelSpec(name=parsed.name, seed=parsed.seed, tensors=parsed.tensors), **options)
 
 
-def _w_of(parsed: Options, body: bytes) -> dict[str, npt.NDArray[np.float64]]:
+def _w_of(parsed: _WithW, body: bytes) -> dict[str, npt.NDArray[np.float64]]:
     """The w's, as float64 that round to the right float32."""
     w = {name: _array(name, numbers) for name, numbers in parsed.w.items()}
     if any(needs_exact_text(array) for array in w.values()):
@@ -111,7 +123,8 @@ def _exact_int(text: str) -> int | float:
     return int(text) if len(text) < len(str(1 << 53)) else nearest_float32(text)
 
 
-def _invalid(error: ValidationError) -> WeightloomError:
+def invalid(error: ValidationError) -> WeightloomError:
+    """What is wrong with the fields of an object, with a code that says of what they are part."""
     violations = violations_of(error.errors(include_url=False), hidden=W_TAGS)
     message = "; ".join(map(str, violations[:3]))
     if violations[0].field.startswith("w"):

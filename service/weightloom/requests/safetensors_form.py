@@ -1,68 +1,30 @@
-"""A request as a safetensors file of w's, with its options as text fields (a URL's query)."""
+"""A request as a safetensors file of w's, with its options in a URL's query or in the file's metadata."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
-from urllib.parse import parse_qs
+from collections.abc import Mapping
+from urllib.parse import urlencode
 
 import numpy as np
 
-from weightloom.errors import InvalidInput, InvalidSelection
-from weightloom.fabric import DType, ModelSpec, safetensors
+from weightloom.errors import InvalidInput
+from weightloom.fabric import ModelSpec, safetensors
 from weightloom.fabric.cache import BoundedCache
-from weightloom.fabric.dtypes import parse_dtype
+from weightloom.requests.options import OPTIONS_METADATA, RequestOptions
 from weightloom.requests.request import FabricateRequest
 
-__all__ = [
-    "SPEC_METADATA",
-    "RequestOptions",
-    "options_from_query",
-    "parse_rows",
-    "request_from_safetensors",
-    "request_to_safetensors",
-]
+__all__ = ["SPEC_METADATA", "request_from_safetensors", "request_to_safetensors"]
 
-OPTIONS = {"model", "dtype", "tensors", "rows", "offset", "length"}
 SPEC_METADATA = "weightloom.spec"
 KEPT_FORM_BYTES, FORM_BYTES = 16 << 20, 512
-
-Options = Mapping[str, Sequence[str]]
-
-
-@dataclass(frozen=True, eq=False)
-class RequestOptions:
-    """The options of a request whose w's come as a safetensors file; ``model`` is "" where the file holds a spec."""
-
-    model: str
-    dtype: DType
-    tensors: Sequence[str] | None
-    rows: Mapping[str, tuple[int, int]]
-    offset: int
-    length: int | None
-
-
-@lru_cache(maxsize=256)
-def options_from_query(query: str) -> RequestOptions:
-    """Options as a URL's query has them; rows are TENSOR=FIRST:LAST. Raises InvalidInput."""
-    options = parse_qs(query, keep_blank_values=True)
-    if unknown := sorted(set(options) - OPTIONS):
-        raise InvalidInput.at("query", unknown[0], "only " + ", ".join(sorted(OPTIONS)))
-    return RequestOptions(
-        _single(options, "model"),
-        parse_dtype(_single(options, "dtype") or DType.F32),
-        options.get("tensors"),
-        dict(parse_rows(text) for text in options.get("rows", [])),
-        _natural(options, "offset") or 0,
-        _natural(options, "length"),
-    )
+QUERY_BYTES = 4096  # a longer one is refused by some servers and proxies on the way
 
 
 def request_from_safetensors(body: bytes, options: RequestOptions) -> FabricateRequest:
     """The model is the option ``model``, or a spec as JSON in the file's metadata under ``weightloom.spec``.
 
+    options: those beside the file; others may be in its metadata, as JSON under ``weightloom.options``.
     Headers that came before are not read again: clients send the same one with ever new numbers. Raises InvalidInput.
     """
     header = safetensors.header_of(body)
@@ -71,6 +33,7 @@ def request_from_safetensors(body: bytes, options: RequestOptions) -> FabricateR
         form = _Form(header, options, body)
         _forms.put((options, header, len(body)), form)
     w = {entry.name: safetensors.tensor(entry, body) for entry in form.entries}
+    options = form.options
     return FabricateRequest(
         form.model,
         w,
@@ -89,17 +52,21 @@ class _Form:
 
     def __init__(self, header: bytes, options: RequestOptions, body: bytes) -> None:
         entries, metadata = safetensors.layout(body)
-        self.header, self.options, self.entries = header, options, tuple(entries.values())
-        self.model = _model_of(options, metadata)
+        self.header, self.options, self.entries = header, options.with_those_of(metadata), tuple(entries.values())
+        self.model = _model_of(self.options, metadata)
+        self.names = len(entries) + len(self.options.tensors or ()) + len(self.options.rows)
 
 
 _forms: BoundedCache[tuple[RequestOptions, bytes, int], _Form] = BoundedCache(
-    KEPT_FORM_BYTES, lambda form: FORM_BYTES * (1 + len(form.entries)) + 8 * len(form.header)
+    KEPT_FORM_BYTES, lambda form: FORM_BYTES * (1 + form.names) + 8 * len(form.header)
 )
 
 
 def request_to_safetensors(request: FabricateRequest) -> tuple[bytes, dict[str, list[str]]]:
-    """Body and options of a request, w's as float32: the inverse of ``request_from_safetensors``."""
+    """Body and query of a request, w's as float32: the inverse of ``request_from_safetensors``.
+
+    tensors and rows that a query cannot hold are in the body's metadata instead.
+    """
     options = {"dtype": [request.dtype.value]}
     metadata = {}
     if isinstance(request.model, ModelSpec):
@@ -114,6 +81,10 @@ def request_to_safetensors(request: FabricateRequest) -> tuple[bytes, dict[str, 
         options["offset"] = [str(request.offset)]
     if request.length is not None:
         options["length"] = [str(request.length)]
+    if len(urlencode(options, doseq=True)) > QUERY_BYTES or options.get("tensors") == []:
+        rows = {name: (int(first), int(last)) for name, (first, last) in (request.rows or {}).items()}
+        named = {"tensors": options.pop("tensors", None), "rows": options.pop("rows", None) and rows}
+        metadata[OPTIONS_METADATA] = json.dumps({name: value for name, value in named.items() if value is not None})
     w = {name: np.ascontiguousarray(values, "<f4") for name, values in request.w.items()}
     return safetensors.write(metadata, w), options
 
@@ -125,32 +96,3 @@ def _model_of(options: RequestOptions, metadata: Mapping[str, str]) -> str | Mod
         return ModelSpec.parse(metadata[SPEC_METADATA])
     expected = f"model=NAME in the query, or a spec in the file's metadata under {SPEC_METADATA!r}"
     raise InvalidInput.at("model", "nothing", expected)
-
-
-def parse_rows(text: str) -> tuple[str, tuple[int, int]]:
-    """``TENSOR=FIRST:LAST`` as (tensor, (first, last)). Raises InvalidSelection."""
-    name, _, ends = text.rpartition("=")
-    first, _, last = ends.partition(":")
-    if not (name and _is_natural(first) and _is_natural(last)):
-        raise InvalidSelection.at("rows", repr(text), "TENSOR=FIRST:LAST", code="rows_out_of_range")
-    return name, (int(first), int(last))
-
-
-def _single(options: Options, field: str) -> str:
-    values = options.get(field, [""])
-    if len(values) != 1:
-        raise InvalidInput.at(field, f"{len(values)} values", "one")
-    return values[0]
-
-
-def _natural(options: Options, field: str) -> int | None:
-    text = _single(options, field)
-    if field not in options:
-        return None
-    if not _is_natural(text):
-        raise InvalidSelection.at(field, repr(text), "a number of bytes", code="offset_out_of_range")
-    return int(text)
-
-
-def _is_natural(text: str) -> bool:
-    return text.isascii() and text.isdigit() and len(text) <= 20

@@ -8,7 +8,7 @@ from pydantic import TypeAdapter
 from pydantic.json_schema import models_json_schema
 
 from weightloom.fabric import ModelSpec
-from weightloom.requests.json_form import ByModel, Inline
+from weightloom.requests.json_form import ByModel, FileOptions, Inline
 from weightloom.rest.examples import FABRICATE_EXAMPLES, MODEL_EXAMPLE
 
 __all__ = ["complete"]
@@ -48,7 +48,7 @@ def complete(document: dict[str, Any]) -> dict[str, Any]:
     """Add what FastAPI cannot know: POST /fabricate, /v1/factors, the body of POST /v1/models, the shape of errors."""
     schemas = document["components"]["schemas"]
     _, definitions = models_json_schema(
-        [(ByModel, "validation"), (Inline, "validation"), (ModelSpec, "validation")], ref_template=REFERENCE
+        [(model, "validation") for model in (ByModel, FileOptions, Inline, ModelSpec)], ref_template=REFERENCE
     )
     schemas |= definitions["$defs"]
     schemas["Problem"] = PROBLEM
@@ -80,7 +80,8 @@ def _fabricate() -> dict[str, Any]:
         "operationId": "fabricate",
         "description": (
             "Weave the tensors of a model for a w and stream them as one safetensors file. The w's come as JSON, or as "
-            "a safetensors body with the options in the query."
+            "a safetensors body with the options in the query or, where they are too long for a URL, as JSON "
+            "(`FileOptions`) in the file's `__metadata__` under `weightloom.options`; an option in both is refused."
         ),
         "parameters": [*_query(), *_conditions()],
         "requestBody": _json_body(either, FABRICATE_EXAMPLES, more={"application/octet-stream": BINARY}),

@@ -15,7 +15,7 @@ from weightloom.errors import InvalidInput, InvalidSelection, InvalidSpec, Inval
 from weightloom.fabric import DType, ModelSpec, safetensors
 from weightloom.fabric.kinds import BaseTensorSpec, RandomMatrixHypernet
 from weightloom.registry import ModelSummary, describe
-from weightloom.requests import INLINE_NAME, FabricateRequest
+from weightloom.requests import INLINE_NAME, OPTIONS_METADATA, FabricateRequest
 
 __all__ = [
     "chunks",
@@ -103,7 +103,11 @@ def _w(message: pb.FabricateRequest) -> Mapping[str, Array]:
         return {name: _vector(name, vector) for name, vector in message.w.items()}
     if message.w:
         raise InvalidInput.at("w_safetensors", "a file beside 'w'", "either 'w' or 'w_safetensors'")
-    return safetensors.parse(message.w_safetensors)[0]
+    w, metadata = safetensors.parse(message.w_safetensors)
+    if OPTIONS_METADATA in metadata:
+        got = f"options in its metadata under {OPTIONS_METADATA!r}"
+        raise InvalidInput.at("w_safetensors", got, "none: they are fields of the message")
+    return w
 
 
 def _vector(name: str, vector: pb.Vector) -> Array:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import resource
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ from weightloom.errors import InvalidFactors, InvalidSpec, NotFound, Unavailable
 from weightloom.fabric import ModelSpec
 from weightloom.fabric.imported import Blob
 from weightloom.registry import SqliteRegistry
-from weightloom.registry.blobs import UNUSED_SECONDS
+from weightloom.registry.blobs import RECENT_SECONDS, UNUSED_SECONDS
 
 BLOB = np.arange(14, dtype="<f4").tobytes()  # P (2, 1), Q and S (3, 1), T (6, 1)
 SHA256 = sha256_of(BLOB)
@@ -37,6 +39,30 @@ def has(registry: SqliteRegistry) -> bool:
         return registry.factors.size(SHA256) == len(BLOB)
     except NotFound:
         return False
+
+
+def age(registry: SqliteRegistry, seconds: float) -> None:
+    """Make the blob as old as this."""
+    then = time.time() - seconds
+    os.utime(registry.factors._path(SHA256), (then, then))
+
+
+def is_kept_by_a_sweep(registry: SqliteRegistry) -> bool:
+    registry.sweep()
+    return has(registry)
+
+
+@contextmanager
+def few_descriptors(count: int) -> Iterator[None]:
+    """Not more than so many may be opened beside those that are open."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with Path(os.devnull).open() as lowest:  # those above it may be free or not: the limit is on the number itself
+        limit = lowest.fileno() + count
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def parts_of(folder: Path) -> list[str]:
@@ -108,15 +134,49 @@ def test_factors_go_with_the_last_model_that_imports_them(registry: SqliteRegist
     for name in "ab":
         registry.create(spec(name))
     registry.delete("a")
-    assert has(registry)
+    age(registry, RECENT_SECONDS + 1)
     registry.delete("b")
     assert not has(registry)
+
+
+@pytest.mark.parametrize("again", ["put", "asked for"])
+def test_factors_that_somebody_is_about_to_use_stay_when_the_last_model_goes(
+    registry: SqliteRegistry, again: str
+) -> None:
+    registry.factors.put(SHA256, [BLOB])
+    registry.create(spec("a"))
+    age(registry, UNUSED_SECONDS + 1)
+    if again == "put":
+        registry.factors.put(SHA256, [BLOB])
+    else:
+        registry.factors.size(SHA256)
+    registry.delete("a")
+    assert registry.create(spec("b"))[1]
+
+
+@pytest.mark.parametrize("again", [True, False])
+def test_who_asks_for_factors_finds_them_for_another_day(registry: SqliteRegistry, again: bool) -> None:
+    registry.factors.put(SHA256, [BLOB])
+    age(registry, UNUSED_SECONDS + 1)
+    if again:
+        registry.factors.size(SHA256)
+    assert is_kept_by_a_sweep(registry) is again
+
+
+def test_factors_too_recent_to_go_with_their_model_go_a_day_later(registry: SqliteRegistry) -> None:
+    registry.factors.put(SHA256, [BLOB])
+    registry.create(spec("a"))
+    registry.delete("a")
+    assert is_kept_by_a_sweep(registry)
+    age(registry, UNUSED_SECONDS + 1)
+    assert not is_kept_by_a_sweep(registry)
 
 
 def test_what_is_read_stays_readable_when_it_is_removed(registry: SqliteRegistry) -> None:
     registry.factors.put(SHA256, [BLOB])
     registry.create(spec("m"))
     values = registry.factors.open(Blob(SHA256, 14))
+    age(registry, RECENT_SECONDS + 1)
     registry.delete("m")
     assert values is not None
     assert values.tobytes() == BLOB
@@ -153,6 +213,7 @@ def test_factors_survive_the_process(tmp_path: Path) -> None:
     first.create(spec("m"))
     second = SqliteRegistry(tmp_path / "registry.sqlite3")  # the first one is still open, as after kill -9
     assert has(second)
+    age(second, RECENT_SECONDS + 1)
     second.delete("m")
     assert not has(first)
 
@@ -162,6 +223,65 @@ def test_a_disk_that_fails_is_told(tmp_path: Path) -> None:
     (tmp_path / "factors").write_text("in the way")
     with pytest.raises(Unavailable, match="imported factors cannot be written"):
         registry.factors.put(SHA256, [BLOB])
+
+
+def many_blobs(registry: SqliteRegistry, count: int) -> list[Blob]:
+    parts = [np.full(14, number, "<f4").tobytes() for number in range(count)]
+    for part in parts:
+        registry.factors.put(sha256_of(part), [part])
+    return [Blob(sha256_of(part), 14) for part in parts]
+
+
+def test_a_model_may_need_more_blobs_than_the_process_may_have_files(tmp_path: Path) -> None:
+    registry = SqliteRegistry(tmp_path / "registry.sqlite3")
+    blobs = many_blobs(registry, 300)
+    with few_descriptors(64):
+        held = [registry.factors.open(blob) for blob in blobs]
+        values = [None if array is None else array.tolist() for array in held]
+    assert values == [[number] * 14 for number in range(300)]
+
+
+def test_all_who_read_a_blob_share_its_memory(registry: SqliteRegistry) -> None:
+    blobs = many_blobs(registry, 100)  # more than are kept when nobody reads them
+    first = [registry.factors.open(blob) for blob in blobs]
+    assert all(registry.factors.open(blob) is array for blob, array in zip(blobs, first, strict=True))
+
+
+def test_numbers_that_are_read_cannot_be_written_to(registry: SqliteRegistry) -> None:
+    registry.factors.put(SHA256, [BLOB])
+    values = registry.factors.open(Blob(SHA256, 14))
+    assert values is not None
+    with pytest.raises(ValueError, match="read-only"):
+        values[0] = 1
+
+
+def test_another_file_in_the_place_of_one_that_is_read_is_read(tmp_path: Path) -> None:
+    registry = SqliteRegistry(tmp_path / "registry.sqlite3")
+    registry.factors.put(SHA256, [BLOB])
+    registry.factors.open(Blob(SHA256, 14))
+    (tmp_path / "other").write_bytes(bytes(len(BLOB)))
+    (tmp_path / "other").replace(tmp_path / "factors" / SHA256)  # as somebody restores what a disk has spoiled
+    values = registry.factors.open(Blob(SHA256, 14))
+    assert values is not None
+    assert values.tolist() == [0] * 14
+
+
+def test_factors_that_cannot_be_read_are_not_told_to_be_missing(tmp_path: Path) -> None:
+    registry = SqliteRegistry(tmp_path / "registry.sqlite3")
+    registry.factors.put(SHA256, [BLOB])
+    with few_descriptors(0), pytest.raises(Unavailable, match=r"cannot be read: .*Too many open files"):
+        registry.factors.open(Blob(SHA256, 14))
+    values = registry.factors.open(Blob(SHA256, 14))
+    assert values is not None, "and it heals"
+    assert values.tobytes() == BLOB
+
+
+def test_a_folder_that_cannot_be_looked_into_is_told(tmp_path: Path) -> None:
+    registry = SqliteRegistry(tmp_path / "registry.sqlite3")
+    (tmp_path / "factors").write_text("in the way")
+    for call in (lambda: registry.factors.size(SHA256), lambda: registry.create(spec("m"))):
+        with pytest.raises(Unavailable, match="imported factors cannot be read"):
+            call()
 
 
 def test_what_was_put_in_memory_is_gone_at_the_end() -> None:
