@@ -17,6 +17,7 @@ from weightloom_client.torch.initial import initial_w, kaiming_std, scale_for, s
 from weightloom_client.torch.kept import set_keep_t_bytes
 from weightloom_client.torch.loading import load_into, to_torch
 from weightloom_client.torch.modules import FabricatedConv2d, FabricatedEmbedding, FabricatedLinear
+from weightloom_client.torch.optim import param_groups
 from weightloom_client.torch.parametrization import Fabricated
 from weightloom_client.torch.tinybig import Imported, import_tinybig, random_matrix_hypernet_reconciliation
 
@@ -32,6 +33,7 @@ __all__ = [
     "kaiming_std",
     "load_into",
     "model_spec",
+    "param_groups",
     "random_matrix_hypernet_reconciliation",
     "scale_for",
     "set_keep_t_bytes",

@@ -46,11 +46,13 @@ def weave_gradient(
     """The gradient by w of sum(grad * W): grad (B, numel), w (B, l) -> (B, l) float64; T in chunks, never whole."""
     hidden = _hidden(w.astype(np.float64), factors, kept)
     by_h = np.zeros((len(w), factors.r))
-    for elements, t in _t_parts(factors, kept):
-        by_h += grad[:, elements].astype(np.float64) @ t.T
-    by_sigma = spec.scale * (by_h @ hidden.s.T)  # (B, hidden_dim)
-    by_b = by_sigma * hidden.sigma * (1.0 - hidden.sigma)
-    result: F64 = (by_b @ hidden.q) @ hidden.p.T
+    # Infinite gradients are no surprise: GradScaler provokes them, and looks at the result for infinity and NaN.
+    with np.errstate(invalid="ignore", over="ignore"):
+        for elements, t in _t_parts(factors, kept):
+            by_h += grad[:, elements].astype(np.float64) @ t.T
+        by_sigma = spec.scale * (by_h @ hidden.s.T)  # (B, hidden_dim)
+        by_b = by_sigma * hidden.sigma * (1.0 - hidden.sigma)
+        result: F64 = (by_b @ hidden.q) @ hidden.p.T
     return result
 
 

@@ -13,18 +13,19 @@ from weightloom.fabric import passes
 from weightloom.fabric.dtypes import DType
 from weightloom.fabric.kinds import RandomMatrixHypernet
 from weightloom.fabric.passes import Piece
-from weightloom.fabric.spec import MAX_SEED
 from weightloom.fabric.vectors import as_float32
 
 from weightloom_client.torch.arithmetic import weave_float64, weave_gradient
+from weightloom_client.torch.checks import checked_seed
 from weightloom_client.torch.kept import KEPT
 
-__all__ = ["weave"]
+__all__ = ["DTYPES", "weave"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 HALVES = (torch.float16, torch.bfloat16)
+DTYPES = (torch.float32, torch.float64, *HALVES)
 
 
 def _eager(function: Callable[P, T]) -> Callable[P, T]:
@@ -44,23 +45,22 @@ def weave(w: torch.Tensor, spec: RandomMatrixHypernet, seed: int) -> torch.Tenso
     unless it fits ``set_keep_t_bytes``. The work is done on the CPU, wherever w lies; W comes back on w's device.
     torch.compile breaks its graph here. torch.func's transforms (vmap, grad) cannot pass; for many w's give (B, l).
 
-    Raises InvalidInput for a w of another shape or dtype or a seed beyond 64 bits, InvalidW where a number of w is not
-    finite.
+    Raises InvalidInput for a w of another shape or dtype or a seed that is no integer of 64 bits, InvalidW where a
+    number of w is not finite.
     """
-    _check(w, spec, seed)
+    _check(w, spec)
+    seed = checked_seed(seed)
     if w.dtype in HALVES:
         return weave(w.float(), spec, seed).to(w.dtype)
     result: torch.Tensor = _Weave.apply(w, spec, seed)  # type: ignore[no-untyped-call]
     return result
 
 
-def _check(w: torch.Tensor, spec: RandomMatrixHypernet, seed: int) -> None:
+def _check(w: torch.Tensor, spec: RandomMatrixHypernet) -> None:
     if w.ndim not in (1, 2) or w.shape[-1] != spec.l or w.numel() == 0:
         raise InvalidInput.at("w", f"shape {list(w.shape)}", f"[{spec.l}] or [B, {spec.l}]")
-    if w.dtype not in (torch.float32, torch.float64, *HALVES):
+    if w.dtype not in DTYPES:
         raise InvalidInput.at("w", w.dtype, "a tensor of float32, float64, float16 or bfloat16")
-    if not 0 <= seed <= MAX_SEED:
-        raise InvalidInput.at("seed", seed, "an integer from 0 to 2^64 - 1")
 
 
 class _Weave(torch.autograd.Function):
@@ -73,6 +73,7 @@ class _Weave(torch.autograd.Function):
         return torch.from_numpy(out).reshape((*w.shape[:-1], *spec.shape)).to(w.device)
 
     @staticmethod
+    @_eager  # torch.compile of a whole training step would trace into it else
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         (w,), spec = ctx.saved_tensors, ctx.spec

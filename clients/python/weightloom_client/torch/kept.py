@@ -17,7 +17,8 @@ from weightloom.fabric.imported import Blob
 __all__ = ["KEPT", "FactorCache", "set_keep_t_bytes"]
 
 DEFAULT_BYTES = 64 << 20
-STALE = 1024  # look-ups without a use after which an entry makes room
+STALE = 1024  # look-ups without a use after which an entry makes room, and
+STALE_PER_KEY = 8  # so many for each key in use: more than one step of training makes
 
 F32 = npt.NDArray[np.float32]
 
@@ -26,7 +27,6 @@ F32 = npt.NDArray[np.float32]
 class _Entry:
     value: Any
     nbytes: int
-    used: int
 
 
 class FactorCache:
@@ -34,12 +34,14 @@ class FactorCache:
 
     A training step goes through its layers in turn. Were the least recently used one thrown out for each newcomer, then
     of a net that is a little too large nothing would ever be found; so what is in use stays, and only what nobody asked
-    for in the last 1024 look-ups makes room, the oldest first. Safe to use from many threads.
+    for in the last look-ups (1024, more for nets of many layers) makes room, the oldest first. Safe to use from many
+    threads.
     """
 
     def __init__(self, keep_t_bytes: int = DEFAULT_BYTES, backend: Backend | None = None) -> None:
         self.backend = backend or load_backend()
         self._budget, self._held, self._tick = keep_t_bytes, 0, 0
+        self._in_use: OrderedDict[Hashable, int] = OrderedDict()  # kept or not: when it was asked for, oldest first
         self._entries: OrderedDict[Hashable, _Entry] = OrderedDict()  # least recently used first
         self._lock = threading.Lock()
 
@@ -83,22 +85,29 @@ class FactorCache:
 
     def _get(self, key: Hashable, nbytes: int, make: Callable[[], Any]) -> Any:
         with self._lock:
-            self._tick += 1
+            self._note(key)
             if key not in self._entries and self._make_room(nbytes):
-                self._entries[key] = _Entry(make(), nbytes, self._tick)
+                self._entries[key] = _Entry(make(), nbytes)
                 self._held += nbytes
             entry = self._entries.get(key)
             if entry is None:
                 return None
-            entry.used = self._tick
             self._entries.move_to_end(key)
             return entry.value
+
+    def _note(self, key: Hashable) -> None:
+        """Count the look-up, and forget the keys that are not in use any more."""
+        self._tick += 1
+        self._in_use[key] = self._tick
+        self._in_use.move_to_end(key)
+        while self._tick - next(iter(self._in_use.values())) >= max(STALE, STALE_PER_KEY * len(self._in_use)):
+            self._in_use.popitem(last=False)
 
     def _make_room(self, nbytes: int) -> bool:
         if nbytes > self._budget:
             return False
         while self._held + nbytes > self._budget:
-            if next(iter(self._entries.values())).used > self._tick - STALE:
+            if next(iter(self._entries)) in self._in_use:
                 return False
             self._drop_oldest()
         return True

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch.nn.utils import parametrize
+from torch.nn.utils.parametrize import ParametrizationList
 from weightloom.errors import InvalidInput, Violation
 
 from weightloom_client.torch.parametrization import Fabricated
@@ -32,17 +33,19 @@ def load_into(module: torch.nn.Module, arrays: Arrays, *, strict: bool = True, a
     Numbers are copied into what is there, so dtype and device stay the module's. assign: the module takes the arrays'
     memory and dtype (on the CPU) instead; for modules on the meta device. strict: every floating tensor must come, and
     nothing else may; integers, which no file of weights holds, are never missed. A parametrised tensor may come under
-    its plain name where its parametrisation can be inverted (then to rounding). Of tied tensors one name is enough, and
-    they stay tied. Raises InvalidInput, with all that is missing, unexpected or misfits, before anything is changed.
+    its plain name where its parametrisation can be inverted (then to rounding) and is not on the meta device. Of tied
+    tensors one name is enough, and they stay tied. Raises InvalidInput, with all that is missing, unexpected or
+    misfits, before anything is changed.
     """
     state = {n: t for n, t in module.state_dict(keep_vars=True).items() if isinstance(t, torch.Tensor)}
     plain, parametrised = _split(module, arrays, state)
-    wanted = {name: (state | parametrised).get(name) for name in arrays}
-    covered = {id(state[name]) for name in plain} | set(_originals(module, parametrised))
-    problems = [problem for name, tensor in wanted.items() for problem in _misfits(name, arrays[name], tensor, assign)]
-    problems += [*_ties(arrays, state, plain), *_not_invertible(module, parametrised)]
+    covered = {id(state[name]) for name in plain} | {id(t) for made in parametrised.values() for t in _parts(made)}
+    problems = [problem for name in plain for problem in _misfits(name, arrays[name], state[name], assign)]
+    problems += [problem for name, made in parametrised.items() for problem in _not_made(name, arrays[name], made)]
+    problems += _ties(arrays, state, plain)
     if strict:
-        problems += [Violation(name, "an array", "only names of the module") for name in arrays if wanted[name] is None]
+        unknown = [name for name in arrays if name not in state and name not in parametrised]
+        problems += [Violation(name, "an array", "only names of the module") for name in unknown]
         missing = [n for n, t in state.items() if t.is_floating_point() and id(t) not in covered]
         problems += [Violation(name, "nothing", f"shape {list(state[name].shape)}") for name in missing]
     if problems:
@@ -61,40 +64,39 @@ def _tensor(array: npt.NDArray[Any]) -> torch.Tensor:
 
 def _split(
     module: torch.nn.Module, arrays: Arrays, state: Mapping[str, torch.Tensor]
-) -> tuple[list[str], dict[str, torch.Tensor]]:
-    """Names that are in the state_dict, and values of those that stand for a parametrised tensor."""
+) -> tuple[list[str], dict[str, ParametrizationList]]:
+    """Names that are in the state_dict, and for those that stand for a parametrised tensor what makes it."""
     parametrised = {}
-    owners = dict(module.named_modules(remove_duplicate=False))
+    owners: dict[str, Any] = dict(module.named_modules(remove_duplicate=False))
     for name in arrays:
         path, _, last = name.rpartition(".")
         owner = owners.get(path) if name not in state else None
         if owner is not None and parametrize.is_parametrized(owner, last):
-            with torch.no_grad():
-                parametrised[name] = getattr(owner, last)
+            parametrised[name] = owner.parametrizations[last]
     return [name for name in arrays if name in state], parametrised
 
 
-def _originals(module: torch.nn.Module, names: Iterable[str]) -> Iterator[int]:
-    """What the parametrised tensors ``names`` are made from, which is not missing when they come themselves."""
-    for name in names:
-        path, _, last = name.rpartition(".")
-        owner: Any = module.get_submodule(path)
-        yield from (id(tensor) for tensor in owner.parametrizations[last].state_dict(keep_vars=True).values())
+def _parts(made: ParametrizationList) -> list[torch.Tensor]:
+    """What the tensor is made from, which is not missing when it comes itself."""
+    return [part for part in made.state_dict(keep_vars=True).values() if isinstance(part, torch.Tensor)]
 
 
-def _not_invertible(module: torch.nn.Module, names: Iterable[str]) -> Iterator[Violation]:
-    for name in names:
-        path, _, last = name.rpartition(".")
-        owner: Any = module.get_submodule(path)
-        for step in owner.parametrizations[last]:
-            if isinstance(step, Fabricated) or not hasattr(step, "right_inverse"):
-                expected = "no value (no right_inverse); call torch.nn.utils.parametrize.remove_parametrizations first"
-                yield Violation(name, f"a tensor parametrised by {type(step).__name__}", expected)
+def _not_made(name: str, array: npt.NDArray[Any], made: ParametrizationList) -> Iterator[Violation]:
+    """What keeps a parametrised tensor from being set to the array."""
+    fixed = [type(step).__name__ for step in made if isinstance(step, Fabricated) or not hasattr(step, "right_inverse")]
+    if fixed:
+        expected = "no value (no right_inverse); call torch.nn.utils.parametrize.remove_parametrizations first"
+        yield Violation(name, f"a tensor parametrised by {fixed[0]}", expected)
+    elif any(part.is_meta for part in _parts(made)):
+        expected = "a module with memory, or with assign=True the tensors that the state_dict has for it"
+        yield Violation(name, "a parametrised tensor on the meta device", expected)
+    else:
+        with torch.no_grad():
+            value = made()
+        yield from _misfits(name, array, value, assign=False)
 
 
-def _misfits(name: str, array: npt.NDArray[Any], tensor: torch.Tensor | None, assign: bool) -> Iterator[Violation]:
-    if tensor is None:
-        return
+def _misfits(name: str, array: npt.NDArray[Any], tensor: torch.Tensor, assign: bool) -> Iterator[Violation]:
     if array.shape != tuple(tensor.shape):
         yield Violation(name, f"shape {list(array.shape)}", f"shape {list(tensor.shape)}")
     elif tensor.is_floating_point() != (array.dtype.kind == "f" or array.dtype.name == "bfloat16"):

@@ -16,7 +16,7 @@ class FabricatedLinear(nn.Linear):
 
     name: the tensor's name in the state_dict of the *whole* net ("layers.0.weight"): it decides the factors, with seed.
     scale: None for the one that gives W nn.Linear's own spread (see ``started``). ``linear`` are arguments of
-    nn.Linear. Raises InvalidInput, or pydantic's ValidationError for sizes that no spec may have.
+    nn.Linear. Raises InvalidInput for a bad seed, and InvalidSpec, which is one too, for sizes that no spec may have.
     """
 
     def __init__(

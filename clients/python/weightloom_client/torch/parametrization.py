@@ -11,7 +11,8 @@ from torch.nn.utils import parametrize
 from weightloom.errors import InvalidInput
 from weightloom.fabric.kinds import RandomMatrixHypernet
 
-from weightloom_client.torch.functional import weave
+from weightloom_client.torch.checks import checked_seed
+from weightloom_client.torch.functional import DTYPES, weave
 
 __all__ = ["Fabricated", "attach", "check_module", "fabricated_in"]
 
@@ -21,12 +22,16 @@ class Fabricated(nn.Module):
 
     To be registered with ``parametrize.register_parametrization(module, "weight", Fabricated(...), unsafe=True)``: the
     module's Parameter then becomes the w that is given here, of its dtype and on its device, and stays the same object,
-    so that an optimizer which has it goes on. Every use of ``module.weight`` makes W anew from the w of that moment.
+    so that an optimizer which has it goes on; one with state of it (Adam after a step) must be made anew.
+
+    Every use of ``module.weight`` makes W anew from the w of that moment. A module that uses its weight several times
+    in one forward, as nn.MultiheadAttention does, is faster within ``parametrize.cached()``, where W is made once.
+    Raises InvalidInput for a seed that is no integer of 64 bits.
     """
 
     def __init__(self, spec: RandomMatrixHypernet, seed: int, w: torch.Tensor) -> None:
         super().__init__()
-        self.spec, self.seed = spec, seed
+        self.spec, self.seed = spec, checked_seed(seed)
         self._start: torch.Tensor | None = w.detach().clone()
 
     def forward(self, w: torch.Tensor) -> torch.Tensor:
@@ -38,6 +43,7 @@ class Fabricated(nn.Module):
         if self._start is None:
             raise TypeError(f"{self.spec.name!r} is fabricated and cannot be assigned; change its w instead")
         start, self._start = self._start, None
+        weight.grad = None  # of the old values, and of their shape
         return start.to(weight.device, weight.dtype)
 
     def restart(self, w: torch.Tensor) -> None:
@@ -50,7 +56,7 @@ class Fabricated(nn.Module):
         return f"{spec.name!r}, shape={list(spec.shape)}, l={spec.l}, r={spec.r}, seed={self.seed}"
 
 
-def check_module(module: nn.Module, name: str) -> None:
+def check_module(module: nn.Module, parameter: str, name: str) -> None:
     """Raise InvalidInput, naming the tensor ``name``, for a module that does not use its weight as one tensor W.
 
     Recurrent modules hold their weights in a list past any parametrisation; max_norm writes into rows of the weight;
@@ -60,13 +66,15 @@ def check_module(module: nn.Module, name: str) -> None:
         raise InvalidInput.at(name, f"a weight in a {type(module).__name__}", "one that a plain module uses")
     if isinstance(module, nn.Embedding | nn.EmbeddingBag) and (module.sparse or module.max_norm is not None):
         raise InvalidInput.at(name, "an embedding with sparse or max_norm", "one without")
+    if (dtype := getattr(module, parameter).dtype) not in DTYPES:
+        raise InvalidInput.at(name, dtype, "float32, float64, float16 or bfloat16")
 
 
 def attach(module: nn.Module, parameter: str, fabricated: Fabricated) -> None:
     """Register ``fabricated`` on a parameter of a module, which can be pickled then all the same."""
-    getattr(module, parameter).grad = None
     parametrize.register_parametrization(module, parameter, fabricated, unsafe=True)
-    type(module).__reduce_ex__ = _reduce  # type: ignore[method-assign, assignment]
+    kind: Any = type(module)  # which torch has made for this module alone
+    kind.__reduce_ex__, kind.__copy__ = _reduce, _no_copy
 
 
 def fabricated_in(module: nn.Module) -> Iterator[tuple[str, Fabricated, nn.Parameter]]:
@@ -82,6 +90,10 @@ def fabricated_in(module: nn.Module) -> Iterator[tuple[str, Fabricated, nn.Param
         w = found.original
         assert isinstance(w, nn.Parameter)
         yield name, found[0], w
+
+
+def _no_copy(module: nn.Module) -> nn.Module:
+    raise TypeError(f"a {type(module).__name__} is copied by copy.deepcopy: copies that share a w cannot be made")
 
 
 def _reduce(module: nn.Module, protocol: int) -> tuple[Any, ...]:

@@ -10,7 +10,15 @@ import torch
 from torch import nn
 from weightloom.errors import InvalidInput
 from weightloom.fabric.kinds import RandomMatrixHypernet
-from weightloom_client.torch import FabricatedEmbedding, FabricatedLinear, kaiming_std, scale_for, started, weave
+from weightloom_client.torch import (
+    FabricatedEmbedding,
+    FabricatedLinear,
+    fabricate_module,
+    kaiming_std,
+    scale_for,
+    started,
+    weave,
+)
 
 SIZES = [(64, 64, 128), (64, 2, 128), (8, 1, 16), (256, 128, 64), (1, 5, 300)]
 
@@ -39,6 +47,34 @@ def test_a_fabricated_layer_starts_as_torchs_own_does() -> None:
     assert kaiming_std((400, 300)) == pytest.approx(theirs, rel=0.03)
     assert FabricatedLinear(300, 400, name="a", seed=1).weight.std().item() == pytest.approx(theirs, rel=0.03)
     assert FabricatedEmbedding(300, 400, name="a", seed=1).weight.std().item() == pytest.approx(1.0, rel=0.03)
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        nn.Linear(90, 70),
+        nn.Conv1d(40, 60, 3, groups=2),
+        nn.ConvTranspose2d(40, 60, 3),
+        nn.Embedding(90, 70),
+        nn.EmbeddingBag(90, 70),
+        nn.Bilinear(20, 30, 10),
+        nn.RNNCell(30, 100),
+        nn.LSTMCell(30, 40),
+        nn.GRUCell(100, 40),
+        nn.MultiheadAttention(80, 2),
+        nn.MultiheadAttention(80, 2, kdim=20, vdim=40, add_bias_kv=True),
+    ],
+    ids=lambda module: type(module).__name__,
+)
+def test_the_parameters_of_torchs_modules_start_with_the_spread_that_torch_gives_them(module: nn.Module) -> None:
+    theirs = {name: value.std().item() for name, value in module.named_parameters() if value.ndim > 1}
+    fabricate_module(module, seed=1)
+    assert theirs
+    for name, expected in theirs.items():
+        at, _, parameter = name.rpartition(".")
+        numel = getattr(module.get_submodule(at), parameter).numel()
+        own = getattr(module.get_submodule(at), parameter).std().item()
+        assert own == pytest.approx(expected, rel=0.03 if numel > 100 else 0.4)  # bias_k and bias_v have 80 numbers
 
 
 def test_the_start_follows_from_seed_and_name_and_not_from_torchs_generator() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from weightloom.fabric.factors import ResidentT
 from weightloom.fabric.kinds import RandomMatrixHypernet
 from weightloom_client.torch import set_keep_t_bytes, weave
 from weightloom_client.torch.kept import KEPT, FactorCache
@@ -45,6 +46,24 @@ def test_what_nobody_uses_any_more_makes_room() -> None:
         cache.expect(new)
     assert cache.t(old) is None
     assert cache.t(new) is not None
+
+
+def test_a_net_of_very_many_layers_keeps_what_fits_too() -> None:
+    layers = [RandomMatrixHypernet(name=f"{i}", shape=(4,), l=1, r=1, hidden_dim=1).factors(1) for i in range(700)]
+    cache = FactorCache(300 * ResidentT.size_of(layers[0]))
+
+    def step() -> list[ResidentT | None]:
+        for factors in layers:  # a forward and a backward
+            cache.expect(factors)
+            cache.pqs(factors)
+        for factors in reversed(layers):
+            cache.pqs(factors)
+        return [cache.t(factors) for factors in layers]
+
+    first = step()
+    assert sum(t is not None for t in first) > 100
+    for _ in range(3):
+        assert all(one is other for one, other in zip(step(), first, strict=True))
 
 
 def test_the_process_budget_can_be_set() -> None:

@@ -140,11 +140,6 @@ def test_what_cannot_be_fabricated_is_refused_and_left_as_it_was(net: nn.Module)
     assert all(torch.equal(after[name], before[name]) for name in before)
 
 
-def test_an_unknown_kind_is_refused() -> None:
-    with pytest.raises(InvalidInput, match="kinds"):
-        fabricate_module(mlp(), kinds={"*": "lorr"}, **SIZES)
-
-
 def test_a_fabricated_weight_cannot_be_assigned() -> None:
     layer = FabricatedLinear(5, 6, name="a", **SIZES)
     with pytest.raises(TypeError, match="fabricated"):
