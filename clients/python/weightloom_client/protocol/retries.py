@@ -55,15 +55,15 @@ class Tries:
             self._not_before[place] = now + (error.retry_after or 0.0)
         following = min(self._after(place), key=lambda other: max(now, self._not_before[other]))
         pause = max(0.0, self._not_before[following] - now) + self._pause()
-        tries = 1 if isinstance(error, ServerFailed) else self._policy.tries
+        most = 1 if isinstance(error, ServerFailed) else self._policy.tries
         spent = now - self._since
-        if self._failures < tries * self._replicas and spent + pause <= self._policy.budget:
+        if self._failures < most * self._replicas and spent + pause <= self._policy.budget:
             return following, pause
         if not isinstance(error, Broken):
             error.add_note(f"after {self._failures} tries on end, {spent:.1f} s without progress")
             raise error
-        message = f"failed {self._failures} times on end, in {spent:.1f} s without progress, the last time {error}"
-        raise ServerUnreachable(message) from error
+        tries = f"{self._failures} tries on end failed, in {spent:.1f} s without progress"
+        raise ServerUnreachable(f"{tries}; the last one: {error}") from None  # which has said it all
 
     def _after(self, place: int) -> list[int]:
         """All replicas in their turn, ``place`` last."""

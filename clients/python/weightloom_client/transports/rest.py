@@ -118,9 +118,9 @@ class RestTransport:
         except LocationValueError:
             raise  # a URL that names no host
         except (NewConnectionError, ConnectTimeoutError) as error:
-            raise Broken(f"{self.url}: {error}", is_sent=False) from error
+            raise Broken(f"{self.url}: {error}", is_sent=False) from None  # urllib3's chain is pages long
         except HTTPError as error:
-            raise Broken(f"{self.url}: {error}") from error
+            raise Broken(f"{self.url}: {error}") from None
 
 
 class RestReply:

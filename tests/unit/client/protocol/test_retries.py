@@ -44,7 +44,7 @@ def test_another_replica_is_tried_at_once_and_all_have_as_many_tries() -> None:
         place, pause = tries.failed(Broken(), place)
         waits.append((place, pause > 0))
     assert waits == [(2, False), (0, False), (1, True), (2, False), (0, False)]
-    with pytest.raises(ServerUnreachable, match="failed 6 times on end"):
+    with pytest.raises(ServerUnreachable, match="6 tries on end failed"):
         tries.failed(Broken("cut"), place)
 
 
