@@ -314,7 +314,8 @@ def test_limits_are_those_of_rest(tmp_path: Path) -> None:
 def test_a_broken_registry_is_unavailable(tmp_path: Path) -> None:
     with running_server(tmp_path / "data") as server, stub_of(server.grpc_target) as stub:
         for file in (tmp_path / "data").iterdir():
-            file.write_bytes(b"rubbish" * 2000)
+            with file.open("r+b") as opened:  # not truncated: SQLite maps one of them, and would die by SIGBUS
+                opened.write(b"rubbish" * 2000)
         broken = failure_of(lambda: stub.ListModels(pb.ListModelsRequest()))
         assert (broken.status, broken.reason) == (grpc.StatusCode.UNAVAILABLE, "registry_unavailable")
         assert "registry.sqlite3" in broken.message
