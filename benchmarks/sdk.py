@@ -32,6 +32,7 @@ ROUNDS = {"64 MiB": 15, "1 GiB": 5}
 GOAL, IMPORT_MS, INSTALL_MB = 0.7, 150.0, 60.0
 OWN = ("service/weightloom", "clients/python/weightloom_client", "proto/weightloom_proto")
 _clients: dict[tuple[str, str], Any] = {}  # in the client's process: connections are kept
+_arrays: dict[int, Any] = {}
 
 
 def by_sdk(url: str, verify: str, side: int) -> float:
@@ -44,6 +45,28 @@ def by_sdk(url: str, verify: str, side: int) -> float:
     seconds = time.perf_counter() - began
     assert weights["x"].shape == (side, side)
     return seconds
+
+
+def into_old(url: str, side: int) -> float:
+    """Seconds for ``fabricate`` into the arrays of the call before."""
+    from weightloom_client import Client
+
+    client = _clients.setdefault((url, "sample"), Client(url))
+    if side not in _arrays:
+        _arrays.clear()
+        _arrays[side] = client.fabricate(f"sdk/{side}", {"x": random_w()})
+    began = time.perf_counter()
+    client.fabricate(f"sdk/{side}", {"x": random_w()}, out=_arrays[side])
+    return time.perf_counter() - began
+
+
+def new_memory(side: int) -> float:
+    """Seconds for as much memory to be there at all: what the system takes of ``by_sdk``."""
+    import numpy as np
+
+    began = time.perf_counter()
+    np.empty((side, side), np.float32)[:, ::1024] = 0  # a number of each page
+    return time.perf_counter() - began
 
 
 def by_httpx(url: str, side: int) -> float:
@@ -74,6 +97,8 @@ def _transfers(server: Server, call: Callable[..., Any], size: str, side: int) -
     cases: dict[str, Callable[[], float]] = {
         "SDK, verify off": lambda: call(by_sdk, url, "off", side),
         "SDK, verify sample": lambda: call(by_sdk, url, "sample", side),
+        "SDK, out=": lambda: call(into_old, url, side),
+        "new memory alone": lambda: call(new_memory, side),
         "httpx + safetensors": lambda: call(by_httpx, url, side),
     }
     if shutil.which("curl"):
@@ -81,14 +106,13 @@ def _transfers(server: Server, call: Callable[..., Any], size: str, side: int) -
     seconds = interleave(cases, ROUNDS[size])
     for name, values in seconds.items():
         note(f"{size}, {name}: {spread(values, scale=1e3)} ms")
-    own = seconds["SDK, verify sample"]
-    rows = [
-        Row.at_least("sdk", f"{size} into numpy: SDK / httpx + safetensors", ratio(seconds["httpx + safetensors"], own))
-    ]
-    if "curl" in seconds:
-        rows.insert(
-            0, Row.at_least("sdk", f"{size} into numpy: SDK / curl to nowhere", ratio(seconds["curl"], own), GOAL)
-        )
+    rows = []
+    for name, case in {"new numpy arrays": "SDK, verify sample", "arrays that are there": "SDK, out="}.items():
+        if "curl" in seconds:
+            times = ratio(seconds["curl"], seconds[case])
+            rows.append(Row.at_least("sdk", f"{size} into {name}: SDK / curl to nowhere", times, GOAL))
+    times = ratio(seconds["httpx + safetensors"], seconds["SDK, verify sample"])
+    rows.append(Row.at_least("sdk", f"{size} into new numpy arrays: SDK / httpx + safetensors", times))
     return rows
 
 

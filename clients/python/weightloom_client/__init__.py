@@ -1,6 +1,6 @@
 """The Python client of weightloom: weights from a seed and a few numbers, over REST, gRPC, or made here.
 
-Importing it costs little: what needs pydantic, the fabric or grpc is imported when it is first used.
+Importing it costs little: what needs pydantic, the fabric, asyncio or grpc is imported when it is first used.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from weightloom_client.aio import AsyncClient
 from weightloom_client.client import Client
 from weightloom_client.errors import (
     ModelConflict,
@@ -25,6 +24,7 @@ from weightloom_client.protocol import RetryPolicy
 from weightloom_client.transports import Timeouts
 
 if TYPE_CHECKING:
+    from weightloom_client.aio import AsyncClient
     from weightloom_client.bundle import Bundle
     from weightloom_client.model_spec import ModelSpec, identity_w
 
@@ -47,7 +47,7 @@ __all__ = [
     "identity_w",
 ]
 
-LATE = {"Bundle": "bundle", "ModelSpec": "model_spec", "identity_w": "model_spec"}
+LATE = {"AsyncClient": "aio", "Bundle": "bundle", "ModelSpec": "model_spec", "identity_w": "model_spec"}
 
 
 def __getattr__(name: str) -> object:

@@ -111,12 +111,13 @@ class AsyncClient:
         model: AnyModel,
         w: W | None = None,
         *,
+        out: Mapping[str, npt.NDArray[Any]] | None = None,
         verify: Mode | None = None,
         progress: Progress | None = None,
         **options: Unpack[Options],
     ) -> Arrays:
         """See ``Client.fabricate``; progress is called in another thread."""
-        return await self._run(self._client.fabricate, model, w, verify=verify, progress=progress, **options)
+        return await self._run(self._client.fabricate, model, w, out=out, verify=verify, progress=progress, **options)
 
     def iter_tensors(
         self,

@@ -101,17 +101,20 @@ class Client(ModelCalls):
         model: AnyModel,
         w: W | None = None,
         *,
+        out: Mapping[str, npt.NDArray[Any]] | None = None,
         verify: Mode | None = None,
         progress: Progress | None = None,
         **options: Unpack[Options],
     ) -> Arrays:
         """The weights by name, received straight into their memory: one block, of which all arrays are views.
 
-        float32, float16 or (with ml_dtypes, extra ``bfloat16``) bfloat16, of shape (*shape) or (B, *shape).
+        float32, float16 or (with ml_dtypes, extra ``bfloat16``) bfloat16, of shape (*shape) or (B, *shape). out: arrays
+        of these names, dtypes and shapes, of an earlier call for one, to be filled instead: new memory takes the system
+        as long as the transfer. After an error they hold some of the new weights. Raises ValueError for other ones.
         """
         wanted = Wanted.of(model, w, **options)
         with Fetch(self._replicas, wanted, progress) as fetch:
-            return fetch.open().arrays(self._verifier(verify))
+            return fetch.open().arrays(self._verifier(verify), out)
 
     def iter_tensors(
         self,

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from weightloom_client.arrays import extra
 from weightloom_client.errors import WrongBits
+from weightloom_client.memory import Bytes, Memory, array_of
 from weightloom_client.progress import Progress
 from weightloom_client.protocol import Transfer, Wanted
 from weightloom_client.replicas import Replicas
@@ -21,9 +21,7 @@ from weightloom_client.stripes import STRIPE, Stripes
 if TYPE_CHECKING:
     from weightloom.fabric.safetensors import Entry
 
-__all__ = ["Bytes", "Fetch", "Verify"]
-
-Bytes = npt.NDArray[np.uint8]
+__all__ = ["Fetch", "Verify"]
 
 
 class Verify(Protocol):
@@ -94,18 +92,18 @@ class Fetch:
             raise WrongBits(f"what came is no safetensors file: {error}") from error
         self.header, self.entries = header, sorted(entries.values(), key=lambda entry: entry.begin)
 
-    def arrays(self, verify: Verify) -> dict[str, npt.NDArray[Any]]:
-        """All tensors, as views of one block of memory into which they are received."""
+    def arrays(self, verify: Verify, out: Mapping[str, npt.NDArray[Any]] | None = None) -> dict[str, npt.NDArray[Any]]:
+        """All tensors: in ``out``, or as views of one new block of memory. They are received into it."""
         verify.prepare(self)
-        start = len(self.header)
-        data = np.empty(self.total - start, np.uint8)
-
-        def put(offset: int, read_into: Callable[[memoryview], None], length: int) -> None:
-            read_into(data[offset - start : offset - start + length].data)
-
-        self.data(put)
-        verify(self, lambda offset, length: data[offset - start : offset - start + length])
-        return {entry.name: _array(entry, data[entry.begin - start : entry.end - start]) for entry in self.entries}
+        if out is None:
+            memory = Memory([(len(self.header), np.empty(self.total - len(self.header), np.uint8))])
+        else:
+            memory = Memory.of(self.entries, out)
+        self.data(memory.put)
+        verify(self, memory.bytes_at)
+        if out is not None:
+            return dict(out)
+        return {e.name: array_of(e, memory.bytes_at(e.begin, e.end - e.begin)) for e in self.entries}
 
     def data(self, put: Callable[[int, Callable[[memoryview], None], int], None]) -> None:
         """Everything behind the transfer's position: see ``Stripes.receive`` for ``put``."""
@@ -123,7 +121,7 @@ class Fetch:
             data = np.empty(entry.end - entry.begin, np.uint8)
             self.stream.read_into(data.data)
             self._verify_entry(entry, data, verify)
-            yield entry.name, _array(entry, data)
+            yield entry.name, array_of(entry, data)
 
     def _verify_entry(self, entry: Entry, data: Bytes, verify: Verify) -> None:
         part = Fetch.__new__(Fetch)
@@ -140,14 +138,3 @@ class Fetch:
             self._done = min(self._done + count, self.total)  # what is taken over from a slow replica comes twice
             if self._progress is not None:
                 self._progress(self._done, self.total)
-
-
-def _array(entry: Entry, data: Bytes) -> npt.NDArray[Any]:
-    return data.view(_dtype(entry.dtype)).reshape(entry.shape)
-
-
-def _dtype(name: str) -> np.dtype[Any]:
-    if name == "BF16":
-        found: np.dtype[Any] = np.dtype(extra("ml_dtypes", "dtype BF16", "bfloat16").bfloat16)
-        return found
-    return np.dtype({"F32": "<f4", "F16": "<f2"}[name])

@@ -16,7 +16,8 @@ import numpy as np
 
 from weightloom_client.abort import check_aborted
 from weightloom_client.errors import WrongBits
-from weightloom_client.fetch import Bytes, Fetch
+from weightloom_client.fetch import Fetch
+from weightloom_client.memory import Bytes
 
 if TYPE_CHECKING:
     from weightloom.fabric import ModelSpec, VirtualFile
