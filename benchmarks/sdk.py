@@ -125,15 +125,21 @@ def _timed(size: str, cases: dict[str, Callable[[], float]]) -> dict[str, list[f
 
 
 def import_milliseconds() -> float:
-    """What ``import weightloom_client`` adds to the start of Python."""
+    """What ``import weightloom_client`` adds to the start of Python; a note says how much of it is numpy."""
 
     def start(program: str) -> float:
         began = time.perf_counter()
         subprocess.run([sys.executable, "-c", program], check=True, cwd=tempfile.gettempdir())
         return time.perf_counter() - began
 
-    seconds = interleave({"with": lambda: start("import weightloom_client"), "without": lambda: start("pass")}, 9)
-    return statistics.median(a - b for a, b in zip(seconds["with"], seconds["without"], strict=True)) * 1e3
+    programs = {"client": "import weightloom_client", "numpy": "import numpy", "nothing": "pass"}
+    seconds = interleave({name: partial(start, program) for name, program in programs.items()}, 9)
+    client, numpy = (
+        statistics.median(a - b for a, b in zip(seconds[name], seconds["nothing"], strict=True)) * 1e3
+        for name in ("client", "numpy")
+    )
+    note(f"import numpy alone: {numpy:.0f} ms")
+    return client
 
 
 def installed_megabytes() -> dict[str, float]:

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from weightloom import errors
-from weightloom.rest.problems import ROUTING_CODES, STATUS
+from weightloom.http_status import STATUS
+from weightloom.rest.problems import ROUTING_CODES
 from weightloom.rpc.status import STATUS as GRPC_STATUS
 from weightloom.settings import Settings
 from weightloom.telemetry.metrics import METRICS

@@ -7,8 +7,8 @@ from typing import TypeVar
 
 import grpc
 from weightloom.errors import WeightloomError
+from weightloom.http_status import STATUS as REST_STATUS
 from weightloom.rest.problems import ROUTING_CODES
-from weightloom.rest.problems import STATUS as REST_STATUS
 from weightloom.rpc.status import STATUS as RPC_STATUS
 
 __all__ = ["REST_TABLE", "RPC_TABLE"]

@@ -13,12 +13,13 @@ import weightloom
 ROOT = Path(weightloom.__file__).parent
 LAYERS = {
     "errors": set(),
+    "http_status": {"errors"},
     "fabric": {"errors"},
     "registry": {"errors", "fabric"},
     "requests": {"errors", "fabric"},
     "engine": {"errors", "fabric", "registry", "requests"},
     "telemetry": {"errors", "engine", "settings"},
-    "rest": {"errors", "fabric", "registry", "requests", "engine", "settings", "telemetry"},
+    "rest": {"errors", "http_status", "fabric", "registry", "requests", "engine", "settings", "telemetry"},
     "rpc": {"errors", "fabric", "registry", "requests", "engine", "settings"},
     "process": {"engine", "rest", "settings"},
     "supervisor": {"settings"},

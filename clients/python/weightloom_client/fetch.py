@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from types import TracebackType
+from copy import copy
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
@@ -56,9 +56,7 @@ class Fetch:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.stream.close()
 
     @property
@@ -124,8 +122,8 @@ class Fetch:
             yield entry.name, array_of(entry, data)
 
     def _verify_entry(self, entry: Entry, data: Bytes, verify: Verify) -> None:
-        part = Fetch.__new__(Fetch)
-        part.__dict__ |= self.__dict__ | {"entries": [entry]}
+        part = copy(self)
+        part.entries = [entry]
         verify(part, lambda offset, length: data[offset - entry.begin : offset - entry.begin + length])
 
     def _read(self, count: int) -> bytes:

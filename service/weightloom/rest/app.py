@@ -62,9 +62,7 @@ def build_app(engine: Engine, settings: Settings) -> ASGIApp:
 
 
 async def _problem_response(request: Request, error: Exception) -> Response:
-    status, document = problems.problem_of(error, request.scope[CALL])
-    headers = getattr(error, "headers", None)
-    return Response(document, status, headers, problems.MEDIA_TYPE)
+    return problems.response_of(error, request.scope[CALL])
 
 
 def _describe(api: FastAPI) -> None:

@@ -11,7 +11,16 @@ from starlette.types import Message, Receive, Scope
 
 from weightloom.errors import DeadlineExceeded, LimitExceeded, WeightloomError
 
-__all__ = ["BodyLimit", "ClientGoneError", "Headers", "cancelled_when_gone", "limit_body", "read_body", "replay"]
+__all__ = [
+    "BodyLimit",
+    "ClientGoneError",
+    "Headers",
+    "body_parts",
+    "cancelled_when_gone",
+    "limit_body",
+    "read_body",
+    "replay",
+]
 
 
 class ClientGoneError(Exception):
@@ -61,16 +70,21 @@ async def cancelled_when_gone(receive: Receive) -> AsyncIterator[None]:
         watcher.cancel()
 
 
-async def read_body(receive: Receive) -> bytes:
-    """The whole body. Raises ClientGoneError where it breaks off."""
-    parts: list[bytes] = []
-    while True:
+async def body_parts(receive: Receive) -> AsyncIterator[bytes]:
+    """The body as it comes. Raises ClientGoneError where it breaks off."""
+    more = True
+    while more:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientGoneError
-        parts.append(message.get("body", b""))
-        if not message.get("more_body", False):
-            return parts[0] if len(parts) == 1 else b"".join(parts)
+        more = message.get("more_body", False)
+        yield message.get("body", b"")
+
+
+async def read_body(receive: Receive) -> bytes:
+    """The whole body. Raises ClientGoneError where it breaks off."""
+    parts = [part async for part in body_parts(receive)]
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ class FabricateRoute:
         headers = Headers(scope)
         request_id, traceparent = headers.get(b"x-request-id"), headers.get(b"traceparent")
         with self._engine.call("rest", "fabricate", request_id, traceparent=traceparent) as call:
-            reply = _Reply(send, call)
+            reply = _Reply(scope, receive, send, call)
             try:
                 await self._answer(scope, headers, receive, reply, call)
             except ClientGoneError:
@@ -60,7 +60,7 @@ class FabricateRoute:
 
     async def _answer(self, scope: Scope, headers: Headers, receive: Receive, reply: _Reply, call: Call) -> None:
         if scope["method"] != "POST":
-            raise HTTPException(405, f"{scope['method']} is not allowed here, only POST")
+            raise HTTPException(405, f"{scope['method']} is not allowed here, only POST", {"allow": "POST"})
         call.expires_in(_timeout(headers))
         async with call.in_time():
             fabrication = await self._engine.fabricate(await self._read_request(scope, headers, receive, call))
@@ -90,8 +90,8 @@ class FabricateRoute:
 class _Reply:
     """The response of one request: it begins with the first tile, and not before."""
 
-    def __init__(self, send: Send, call: Call) -> None:
-        self._send, self._call = send, call
+    def __init__(self, scope: Scope, receive: Receive, send: Send, call: Call) -> None:
+        self._scope, self._receive, self._send, self._call = scope, receive, send, call
         self.started = False
 
     def announce(self, fabrication: Fabrication) -> None:
@@ -116,17 +116,9 @@ class _Reply:
 
     async def problem(self, error: Exception) -> None:
         """An error as problem+json."""
-        status, document = problems.problem_of(error, self._call)
-        headers = [
-            *problems.headers_of(error),
-            (b"content-type", problems.MEDIA_TYPE.encode()),
-            (b"content-length", str(len(document)).encode()),
-            (b"x-request-id", self._call.request_id.encode()),
-        ]
-        if status == 405:
-            headers.append((b"allow", b"POST"))
-        await self._send({"type": "http.response.start", "status": status, "headers": headers})
-        await self._send({"type": "http.response.body", "body": document})
+        response = problems.response_of(error, self._call)
+        response.headers["x-request-id"] = self._call.request_id
+        await response(self._scope, self._receive, self._send)
 
 
 def _timeout(headers: Headers) -> float | None:

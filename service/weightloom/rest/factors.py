@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
-from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
@@ -12,7 +10,7 @@ from starlette.types import Receive, Scope, Send
 
 from weightloom.engine import Call, Engine
 from weightloom.rest import problems
-from weightloom.rest.body import BodyLimit, ClientGoneError, Headers, limit_body
+from weightloom.rest.body import BodyLimit, ClientGoneError, Headers, body_parts, limit_body
 
 __all__ = ["FACTORS_PATH", "FactorsRoute"]
 
@@ -38,7 +36,7 @@ class FactorsRoute:
                 call.code = "cancelled"
                 return
             except Exception as error:
-                reply = _problem(error, call)
+                reply = problems.response_of(error, call)
             reply.headers["x-request-id"] = call.request_id
             await reply(scope, receive, send)
 
@@ -48,7 +46,7 @@ class FactorsRoute:
             limit = BodyLimit(
                 self._max_bytes, "setting max_factors_bytes", self._engine.limits.stall_seconds, lambda size: None
             )
-            is_new = await self._engine.uploads.put(digest, _parts(limit_body(headers, receive, limit)))
+            is_new = await self._engine.uploads.put(digest, body_parts(limit_body(headers, receive, limit)))
             return _found(digest, await self._engine.uploads.size(digest), 201 if is_new else 200)
         if scope["method"] not in CALLS:
             raise HTTPException(405, f"{scope['method']} is not allowed here", {"allow": "GET, HEAD, PUT"})
@@ -57,20 +55,3 @@ class FactorsRoute:
 
 def _found(digest: str, size: int, status: int) -> Response:
     return Response(json.dumps({"sha256": digest, "size": size}).encode(), status, media_type="application/json")
-
-
-def _problem(error: Exception, call: Call) -> Response:
-    status, document = problems.problem_of(error, call)
-    more: dict[str, Any] = dict(getattr(error, "headers", None) or {})
-    return Response(document, status, more, problems.MEDIA_TYPE)
-
-
-async def _parts(receive: Receive) -> AsyncIterator[bytes]:
-    """The body as it comes. Raises ClientGoneError where it breaks off."""
-    more = True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientGoneError
-        more = message.get("more_body", False)
-        yield message.get("body", b"")

@@ -9,33 +9,19 @@ from http import HTTPStatus
 
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.responses import Response
 
 from weightloom import errors
 from weightloom.engine import Call, current_request_id
 from weightloom.fabric.spec import violations_of
+from weightloom.http_status import status_of
 
-__all__ = ["MEDIA_TYPE", "ROUTING_CODES", "STATUS", "headers_of", "problem", "problem_of", "status_of"]
+__all__ = ["MEDIA_TYPE", "ROUTING_CODES", "problem", "problem_of", "response_of"]
 
 MEDIA_TYPE = "application/problem+json"
-STATUS: dict[type[errors.WeightloomError], int] = {
-    errors.InvalidInput: 422,
-    errors.LimitExceeded: 413,
-    errors.NotFound: 404,
-    errors.Conflict: 409,
-    errors.PreconditionFailed: 412,
-    errors.Overloaded: 429,
-    errors.DeadlineExceeded: 504,
-    errors.Unavailable: 503,
-    errors.WeightloomError: 500,
-}
 ROUTING_CODES = {404: "route_not_found", 405: "method_not_allowed", 415: "unsupported_media_type"}  # by status
 
 log = logging.getLogger(__name__)
-
-
-def status_of(error: errors.WeightloomError) -> int:
-    """The HTTP status of the nearest class in the table."""
-    return next(STATUS[base] for base in type(error).__mro__ if base in STATUS)
 
 
 def problem(status: int, code: str, detail: str, violations: Sequence[errors.Violation] = ()) -> bytes:
@@ -63,6 +49,15 @@ def problem_of(error: Exception, call: Call) -> tuple[int, bytes]:
     return status, problem(status, call.code, detail, violations)
 
 
+def response_of(error: Exception, call: Call) -> Response:
+    """The reply to any exception, with the headers that belong to it: Retry-After where the gate was full."""
+    status, document = problem_of(error, call)
+    headers = dict(getattr(error, "headers", None) or {})
+    if isinstance(error, errors.Overloaded):
+        headers["retry-after"] = str(error.retry_after)
+    return Response(document, status, headers, MEDIA_TYPE)
+
+
 def _told(error: Exception) -> tuple[int, str, str, Sequence[errors.Violation]]:
     if isinstance(error, HTTPException) and error.status_code == 400:  # FastAPI's own, where parsing fails oddly
         error = errors.MalformedBody(f"the body is not JSON: {error.__cause__ or error.detail}", code="malformed_json")
@@ -75,10 +70,3 @@ def _told(error: Exception) -> tuple[int, str, str, Sequence[errors.Violation]]:
         return 422, "invalid_request", "; ".join(map(str, violations)), violations
     log.error("a request failed for a reason that no error class covers", exc_info=error)
     return 500, "internal", "the server failed; its log has the cause", ()
-
-
-def headers_of(error: Exception) -> list[tuple[bytes, bytes]]:
-    """Headers that belong to the error itself: Retry-After where the gate was full."""
-    if isinstance(error, errors.Overloaded):
-        return [(b"retry-after", str(error.retry_after).encode())]
-    return []

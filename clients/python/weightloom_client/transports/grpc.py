@@ -7,6 +7,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
+from weightloom.errors import LimitExceeded
+from weightloom.http_status import STATUS as STATUS_OF_ERRORS
+
 from weightloom_client.arrays import extra
 from weightloom_client.errors import ServerError, server_error
 from weightloom_client.factors import FactorBlob
@@ -40,7 +43,7 @@ STATUS = {
     "PERMISSION_DENIED": 403,
     "UNIMPLEMENTED": 501,
 }
-STATUS_OF_LIMITS = {"body_too_large": 413, "output_too_large": 413}
+STATUS_OF_LIMITS = dict.fromkeys(LimitExceeded.codes, STATUS_OF_ERRORS[LimitExceeded])
 # From the network, or from grpc itself, where a server has not said more: another try may go better.
 NETWORK = {"UNAVAILABLE", "INTERNAL", "UNKNOWN", "CANCELLED", "DEADLINE_EXCEEDED"}
 

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from weightloom import errors
 from weightloom.fabric import ModelSpec, VirtualFile, load_backend
 from weightloom.fabric.factors import ImportedOnly
+from weightloom.http_status import status_of
 from weightloom.registry import REGISTRY_FILE, SqliteRegistry, describe
 
 from weightloom_client.errors import server_error
@@ -27,16 +28,6 @@ from weightloom_client.transports.base import Model
 __all__ = ["LocalTransport"]
 
 PAGE = 1000
-# The statuses that REST has for the same errors, so that callers meet the same classes whatever the transport.
-STATUS: dict[type[errors.WeightloomError], int] = {
-    errors.InvalidInput: 422,
-    errors.LimitExceeded: 413,
-    errors.NotFound: 404,
-    errors.Conflict: 409,
-    errors.PreconditionFailed: 412,
-    errors.Unavailable: 503,
-    errors.WeightloomError: 500,
-}
 
 
 class LocalTransport:
@@ -170,7 +161,6 @@ def _told() -> Iterator[None]:
     try:
         yield
     except errors.WeightloomError as error:
-        status = next(STATUS[base] for base in type(error).__mro__ if base in STATUS)
         violations = [violation.as_dict() for violation in error.violations]
         problem = {"code": error.code, "detail": error.message, "errors": violations}
-        raise server_error(status, problem) from error
+        raise server_error(status_of(error), problem) from error

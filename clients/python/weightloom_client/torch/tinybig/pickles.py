@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import re
 import sys
 import zipfile
 from pathlib import Path
@@ -45,7 +46,9 @@ def read_pickle(source: bytes | Path) -> Any:
 def _of_torch_save(file: IO[bytes]) -> Any:
     """torch.save's archive: data.pkl, and each storage's bytes in a file of its own."""
     with zipfile.ZipFile(file) as archive:
-        (program,) = (name for name in archive.namelist() if name.endswith("/data.pkl") and name.count("/") == 1)
+        program = next((name for name in archive.namelist() if re.fullmatch(r"[^/]+/data\.pkl", name)), None)
+        if program is None:
+            raise pickle.UnpicklingError("an archive without the data.pkl of torch.save")
         folder = program.removesuffix("data.pkl")
         order = archive.read(f"{folder}byteorder").decode() if f"{folder}byteorder" in archive.namelist() else "little"
         if order != sys.byteorder:
