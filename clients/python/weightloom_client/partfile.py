@@ -59,7 +59,7 @@ class PartFile:
     @classmethod
     def left(cls, target: Path) -> Iterator[tuple[Self, str]]:
         """Parts of ``target`` that nobody is at, each with the ETag of its file. For the caller to close."""
-        pattern = re.compile(rf"\.{re.escape(target.name)}\.({ETAG.pattern})(\.[0-9a-f]{{8}})?\.part")
+        pattern = re.compile(rf"\.{re.escape(target.name)}\.({ETAG.pattern})(\.[0-9a-f]{{8}})*\.part")
         for path in sorted(target.parent.iterdir()):
             if (named := pattern.fullmatch(path.name)) and (file := _taken(path)):
                 yield cls(path, file), f'"{named[1]}"'
@@ -118,11 +118,11 @@ class PartFile:
 
     def _rename_to_free(self, path: Path) -> None:
         """To ``path``, or to a name like it where another program has taken that: its part is its own."""
-        try:
-            path.open("xb").close()
-        except FileExistsError:
-            path = path.with_name(f"{path.name.removesuffix('.part')}.{secrets.token_hex(4)}.part")
-        self._rename(path)
+        free = path
+        while not (place := _reserved(free)):
+            free = path.with_name(f"{path.name.removesuffix('.part')}.{secrets.token_hex(4)}.part")
+        with place:
+            self._rename(free)
 
 
 def drop_holes(target: Path) -> None:
@@ -159,6 +159,21 @@ def _taken(path: Path) -> FileIO | None:
         return file
     file.close()
     return None
+
+
+def _reserved(path: Path) -> FileIO | None:
+    """An empty file under a name that was free, locked: others would take it for a damaged part and remove the name,
+    under which ours may lie by then. None where the name was not free."""
+    try:
+        file = path.open("x+b", buffering=0)
+    except FileExistsError:
+        return None
+    if not _is_ours(path, file):
+        file.close()
+        return None
+    if os.name != "posix":  # which renames nothing onto an open file
+        file.close()
+    return file
 
 
 def _is_ours(path: Path, file: FileIO) -> bool:

@@ -16,6 +16,7 @@ from support.proxy import cut, delay, proxy_to, stall
 from support.server import Server
 from support.streams import bulk, local_hash
 from weightloom_client import Client, RetryPolicy, ServerUnreachable, Timeouts, partfile
+from weightloom_client.partfile import PartFile
 
 SMALL, LARGE = bulk(500), bulk(3500)  # 1 MB; 49 MB, in stripes where there are replicas
 MODEL, W = {"name": "inline"} | {key: SMALL[key] for key in ("seed", "tensors")}, SMALL["w"]
@@ -162,6 +163,26 @@ def test_two_downloads_to_one_path_both_end_well(server: Server, tmp_path: Path)
         list(pool.map(download, range(80)))
     assert {sha256(tmp_path / f"f{number}") for number in range(20)} == {SMALL_HASH}
     assert len(list(tmp_path.iterdir())) == 20
+
+
+@pytest.mark.skipif(partfile.fcntl is None, reason="this system has no flock")
+def test_a_name_that_is_reserved_is_not_for_another_program_to_remove(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another looks for parts after the name is reserved, and before the file lies there."""
+    target, rename = tmp_path / "f", PartFile._rename
+
+    def beside_another(part: PartFile, path: Path) -> None:
+        left = [found for found, _ in PartFile.left(target)]
+        rename(part, path)
+        for found in left:
+            found.remove()
+
+    monkeypatch.setattr(PartFile, "_rename", beside_another)
+    with PartFile.begin(target, '"etag"', b"header") as part:
+        part.become(target)
+    assert target.read_bytes() == b"header"
+    assert list(tmp_path.iterdir()) == [target]
 
 
 @pytest.mark.skipif(partfile.fcntl is None, reason="this system has no flock")
