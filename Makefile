@@ -28,7 +28,8 @@ serve: $(STAMP)
 	$(BIN)/weightloom serve
 
 test: $(STAMP)
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 2 --dist loadfile --ignore tests/gpu
+	$(BIN)/pytest -n 2 tests/gpu
 
 # The same as the short one in make test, but longer, with more clients, and on two workers as well.
 soak: export SOAK_SECONDS ?= 120

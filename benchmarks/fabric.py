@@ -24,7 +24,7 @@ __all__ = ["fabricate", "run"]
 
 SIDE = 4096
 HIDDEN = 128
-TILE_BYTES = EngineLimits().tile_bytes
+TILE = EngineLimits().tile
 ROUNDS = {2: 21, 8: 11, 64: 5}
 GOALS = {(2, "torch, last step"): 2.0}
 
@@ -44,14 +44,14 @@ def fabricate(model: ModelSpec, seed: int, pool: ThreadPoolExecutor, threads: in
 def _tiles(file: VirtualFile) -> Iterator[tuple[int, int]]:
     start = 0
     while start < file.size:
-        end = file.next_cut(start, TILE_BYTES)
+        end = file.next_cut(start, TILE)
         yield start, end
         start = end
 
 
 def _work(file: VirtualFile, tiles: Iterator[tuple[int, int]]) -> None:
     if not hasattr(_warm, "buffer"):
-        _warm.buffer = np.zeros(TILE_BYTES, np.uint8)
+        _warm.buffer = np.zeros(TILE.bytes, np.uint8)
     for start, end in tiles:
         file.read_into(start, _warm.buffer[: end - start])
 

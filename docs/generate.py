@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from weightloom import errors
+from weightloom.cli.serve import default_of
 from weightloom.http_status import STATUS
 from weightloom.rest.problems import ROUTING_CODES
 from weightloom.rpc.status import STATUS as GRPC_STATUS
@@ -71,7 +72,8 @@ def settings_page() -> str:
 
 def _settings() -> Iterator[tuple[str, ...]]:
     for name, field in Settings.model_fields.items():
-        default = "number of cores" if field.default_factory else f"`{field.default}`"
+        default = default_of(field)
+        default = default if field.default is None or field.default_factory else f"`{default}`"
         yield f"`{name}`", f"`WEIGHTLOOM_{name.upper()}`", default, str(field.description)
 
 

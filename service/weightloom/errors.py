@@ -211,6 +211,9 @@ class Unavailable(WeightloomError):
         "registry_unavailable": "The registry cannot be read or written; the message says why.",
         "draining": "The server is stopping; running streams are finished, new ones belong on another replica.",
         "wrong_bits": "The known answer does not come out right: this machine must not serve.",
+        "gpu_unavailable": "The GPU that the setting `device` names cannot be used; the server does not start.",
+        "gpu_out_of_memory": "A GPU has no memory left for the work, with nothing kept there that could be given up.",
+        "gpu_lost": "A GPU does not answer any more (the message has the driver's words); start the server anew.",
         "port_unavailable": "The server cannot listen on its port; it does not start.",
         "missing_extra": "A package is needed that is not installed (command line only).",
     }

@@ -12,7 +12,7 @@ from contextlib import closing
 
 from weightloom.engine import Engine, Observer
 from weightloom.engine.known_answer import check_known_answer
-from weightloom.fabric import load_backend
+from weightloom.fabric.device import open_device
 from weightloom.ports import reserve_port, url_of
 from weightloom.process import Process
 from weightloom.registry import SqliteRegistry
@@ -29,8 +29,14 @@ log = logging.getLogger("weightloom")
 
 def build_engine(settings: Settings, observer: Observer | None = None) -> Engine:
     """The engine that the settings describe. Raises Unavailable where the registry cannot be opened."""
-    backend = load_backend(settings.backend)
-    return Engine(SqliteRegistry(settings.registry_path), backend, settings.engine_limits, observer)
+    device = open_device(
+        settings.device,
+        settings.backend,
+        gpu_factor_bytes=settings.gpu_factor_bytes,
+        gpu_share=1 / settings.workers,
+        gpu_fallback=settings.gpu_fallback,
+    )
+    return Engine(SqliteRegistry(settings.registry_path), device, settings.engine_limits(device), observer)
 
 
 def serve(settings: Settings) -> None:
@@ -76,8 +82,9 @@ def _reserve_shared_port(host: str, port: int) -> socket.socket:
 def run(settings: Settings, listener: socket.socket, on_ready: Callable[[], None], lifeline: int | None = None) -> None:
     """Serve in this process. The end of ``lifeline``, a pipe, means what SIGTERM does."""
     with observing(settings, ROUTING_CODES.values()) as observer, closing(build_engine(settings, observer)) as engine:
-        log.info("backend %s makes the known answer (the very first start compiles the kernels)", engine.backend.NAME)
-        check_known_answer(engine.backend)
+        log.info("device %s makes the known answer (the very first start compiles the kernels)", engine.device.name)
+        engine.device.warm_up()
+        check_known_answer(engine.device)
         log.info("the known answer is right; %d threads", settings.threads)
         gc.freeze()  # what is there now stays; the collector need not look at it again and again
         process = Process(engine, settings, [RpcFront(engine, settings, shared_port=True)], on_ready)

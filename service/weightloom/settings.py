@@ -13,6 +13,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from weightloom.engine.factors import Residency
 from weightloom.engine.limits import EngineLimits, available_cores
+from weightloom.fabric.device import Device
 from weightloom.registry import REGISTRY_FILE
 
 __all__ = ["Settings"]
@@ -37,8 +38,15 @@ class Settings(BaseSettings):
         description="A gRPC peer that is silent for so long is pinged, and dropped if it is silent for as long again.",
     )
     data_dir: Path = Field(Path("data"), description="Folder of the registry, made where it is missing.")
+    device: str = Field(
+        "auto",
+        pattern=r"^(auto|cpu|cuda|cuda:\d+)$",
+        description="Where W is made: cpu, cuda (all GPUs), cuda:N, or auto for the GPUs where there are any and the "
+        "extra `cuda` is installed. All give the same bits.",
+    )
     backend: Literal["auto", "numba", "numpy"] = Field(
-        "auto", description="Arithmetic; auto takes numba where it is installed. All give the same bits."
+        "auto",
+        description="The processor's arithmetic; auto takes numba where it is installed. All give the same bits.",
     )
     workers: int = Field(
         1,
@@ -52,8 +60,11 @@ class Settings(BaseSettings):
         le=1024,
         description="Tile workers of each process; the default is shared out among `workers`, 1 at least for each.",
     )
-    tile_bytes: int = Field(
-        1 << 20, ge=1 << 12, le=1 << 26, description="Output of one tile, the unit of work, in bytes."
+    tile_bytes: int | None = Field(
+        None,
+        ge=1 << 12,
+        le=1 << 26,
+        description="Output of one tile, the unit of work, in bytes; the default is 1 MiB, and 4 MiB with GPUs.",
     )
     tile_window: int = Field(
         4, ge=1, le=64, description="Tiles in flight per stream; tile_bytes × tile_window bounds a stream's memory."
@@ -94,6 +105,15 @@ class Settings(BaseSettings):
         "(kept from its second request on, while there is room).",
     )
     factor_bytes: int = Field(1 << 30, ge=0, description="Memory for resident T's; the least recently used goes first.")
+    gpu_factor_bytes: int | None = Field(
+        None,
+        ge=0,
+        description="Memory of each GPU for resident T's, in bytes; the default is half of what is free at the start.",
+    )
+    gpu_fallback: bool = Field(
+        False,
+        description="Whether the processor goes on where a GPU is lost; otherwise the server is no longer ready.",
+    )
     small_factor_bytes: int = Field(64 << 20, ge=0, description="Memory for P's, Q's and S's, kept in any case.")
     max_page: int = Field(1000, ge=1, description="Most models in one page of a list.")
     drain_seconds: int = Field(
@@ -118,12 +138,11 @@ class Settings(BaseSettings):
         """The SQLite file."""
         return self.data_dir / REGISTRY_FILE
 
-    @property
-    def engine_limits(self) -> EngineLimits:
-        """The part of the settings that the engine obeys."""
+    def engine_limits(self, device: Device) -> EngineLimits:
+        """The part of the settings that the engine obeys; what they leave open is the device's."""
         return EngineLimits(
             threads=self.threads,
-            tile_bytes=self.tile_bytes,
+            tile=device.tile if self.tile_bytes is None else device.tile._replace(bytes=self.tile_bytes),
             tile_window=self.tile_window,
             max_output_bytes=self.max_output_bytes,
             max_streams=self.max_streams,

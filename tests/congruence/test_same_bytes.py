@@ -23,6 +23,7 @@ from support.vectors import KNOWN_FILES, KNOWN_IDS, KnownFile
 from weightloom.engine import Engine, EngineLimits
 from weightloom.fabric import DType, VirtualFile, load_backend
 from weightloom.fabric import safetensors as format_
+from weightloom.fabric.device import Cpu
 from weightloom.registry import SqliteRegistry
 from weightloom.requests import FabricateRequest, request_to_safetensors
 from weightloom_client import AsyncClient, Bundle, Client
@@ -63,7 +64,7 @@ def by_engine(threads: int) -> Callable[[Way], bytes]:
             return b"".join([bytes(tile) async for tile in tiles])
 
     def made(way: Way) -> bytes:
-        engine = Engine(SqliteRegistry(None), load_backend(), EngineLimits(threads=threads))
+        engine = Engine(SqliteRegistry(None), Cpu(load_backend()), EngineLimits(threads=threads))
         try:
             return asyncio.run(read(engine, way.request))
         finally:

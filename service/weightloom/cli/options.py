@@ -16,6 +16,7 @@ from weightloom_client import Client
 from weightloom.engine import Engine, EngineLimits
 from weightloom.errors import InvalidInput, NotFound
 from weightloom.fabric import ModelSpec, load_backend, safetensors
+from weightloom.fabric.device import Cpu
 from weightloom.fabric.dtypes import parse_dtype
 from weightloom.registry import REGISTRY_FILE, SqliteRegistry
 from weightloom.requests import FabricateRequest, parse_rows, request_from_json
@@ -58,7 +59,7 @@ def local_engine(data_dir: Path | None, *, create: bool = False) -> Iterator[Eng
     path = data_dir / REGISTRY_FILE if data_dir is not None else None
     if path is not None and not create and not path.exists():
         raise NotFound(f"there is no registry at {path}: name its folder with --data-dir, or a server with --url")
-    engine = Engine(SqliteRegistry(path), load_backend(), EngineLimits())
+    engine = Engine(SqliteRegistry(path), Cpu(load_backend()), EngineLimits())
     try:
         yield engine
     finally:

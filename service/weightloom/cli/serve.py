@@ -10,7 +10,7 @@ import typer
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-__all__ = ["serve_command"]
+__all__ = ["default_of", "serve_command"]
 
 
 def serve_command() -> Callable[..., None]:
@@ -50,11 +50,14 @@ def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
         None,
         "--" + name.replace("_", "-"),
         envvar=f"WEIGHTLOOM_{name.upper()}",
-        help=f"{field.description} Default: {_default(field)}.",
+        help=f"{field.description} Default: {default_of(field)}.",
     )
     annotation: Any = Optional.__getitem__(field.annotation)
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=option, annotation=annotation)
 
 
-def _default(field: FieldInfo) -> str:
+def default_of(field: FieldInfo) -> str:
+    """A setting's default, as people read it."""
+    if field.default is None:
+        return "by the machine"
     return "number of cores" if field.default_factory else str(field.default)

@@ -9,10 +9,13 @@ fresh memory costs a page fault per 4 KiB, about as much time as weaving it at r
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from weightloom.fabric.device import aligned_block
 
 __all__ = ["TileBuffers"]
 
@@ -20,10 +23,13 @@ Bytes = npt.NDArray[np.uint8]
 
 
 class TileBuffers:
-    """Blocks of ``block_bytes``, of which up to ``kept`` lie ready for reuse. Safe to use from many threads."""
+    """Blocks of ``block_bytes`` from ``new_block``, of which up to ``kept`` lie ready for reuse.
 
-    def __init__(self, block_bytes: int, kept: int) -> None:
-        self._block_bytes = block_bytes
+    Safe to use from many threads.
+    """
+
+    def __init__(self, block_bytes: int, kept: int, new_block: Callable[[int], Bytes] = aligned_block) -> None:
+        self._block_bytes, self._new_block = block_bytes, new_block
         self._free: deque[Bytes] = deque(maxlen=kept)
 
     def take(self, size: int) -> Bytes:
@@ -33,7 +39,7 @@ class TileBuffers:
         try:
             block = self._free.pop()
         except IndexError:
-            block = _aligned(self._block_bytes)
+            block = self._new_block(self._block_bytes)
         return np.asarray(_Lease(block, self._free))[:size]
 
     @property
@@ -54,9 +60,3 @@ class _Lease:
 
     def __del__(self) -> None:
         self._home.append(self._block)
-
-
-def _aligned(size: int) -> Bytes:
-    raw = np.empty(size + 64, np.uint8)
-    start = -raw.ctypes.data % 64
-    return raw[start : start + size]

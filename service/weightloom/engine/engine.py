@@ -29,7 +29,8 @@ from weightloom.engine.scheduler import TileScheduler
 from weightloom.engine.tiles import TileStream
 from weightloom.engine.turns import Turns
 from weightloom.engine.uploads import Uploads
-from weightloom.fabric import Backend, ModelSpec, VirtualFile
+from weightloom.fabric import ModelSpec, VirtualFile
+from weightloom.fabric.device import Device
 from weightloom.registry import ModelSummary, Registry
 from weightloom.requests import FabricateRequest
 
@@ -90,20 +91,21 @@ class Engine:
     """Keeps a registry and worker threads; needs a running event loop for streams only."""
 
     def __init__(
-        self, registry: Registry, backend: Backend, limits: EngineLimits, observer: Observer | None = None
+        self, registry: Registry, device: Device, limits: EngineLimits, observer: Observer | None = None
     ) -> None:
-        self.registry, self.backend, self.limits = registry, backend, limits
+        self.registry, self.device, self.backend, self.limits = registry, device, device.backend, limits
         self.observer = observer or Observer()
         self.admission = Admission(limits, self.observer)
         self.lifecycle = Lifecycle(self.admission)
         self._writes, self._jobs = Turns(), 0
         self.uploads = Uploads(registry, self._writes)
         self._pool = ThreadPoolExecutor(PLANNING_THREADS, thread_name_prefix="planner")
-        self._buffers = TileBuffers(limits.tile_bytes, kept=max(KEPT_TILES, limits.threads + limits.tile_window))
+        kept = max(KEPT_TILES, limits.threads + limits.tile_window)
+        self._buffers = TileBuffers(limits.tile.bytes, kept, device.host_block)
         self._scheduler = TileScheduler(limits.threads, self._buffers, self.observer)
-        self.residencies = Residencies(registry, backend, limits, self.observer)
-        self.housekeeping = HouseKeeping(registry, self.residencies, backend, self._read)
-        self._planner = Planner(registry, backend, limits, self.residencies.kept_for)
+        self.residencies = Residencies(registry, device, limits, self.observer)
+        self.housekeeping = HouseKeeping(registry, self.residencies, self.backend, self._read)
+        self._planner = Planner(registry, self.backend, limits, self.residencies.kept_for)
 
     def call(
         self, front: str, name: str, request_id: str = "", timeout: float | None = None, traceparent: str = ""
@@ -178,7 +180,7 @@ class Engine:
         await deliver_one(tile, write, call, self.limits.stall_seconds)
 
     async def _send_stream(self, fabrication: Fabrication, write: Write, call: Call) -> None:
-        window = self.limits.tile_bytes * self.limits.tile_window
+        window = self.limits.tile.bytes * self.limits.tile_window
         await self.admission.enter(call, min(fabrication.size, window))
         async with aclosing(self.stream(fabrication, call)) as tiles:
             await deliver(tiles, write, call, self.limits.stall_seconds)
@@ -199,9 +201,7 @@ class Engine:
 
     def _read(self, file: VirtualFile, start: int, stop: int) -> TileStream:
         limits = self.limits
-        return TileStream(
-            file, start, stop, scheduler=self._scheduler, tile_bytes=limits.tile_bytes, window=limits.tile_window
-        )
+        return TileStream(file, start, stop, scheduler=self._scheduler, tile=limits.tile, window=limits.tile_window)
 
     def _call_ended(self, call: Call) -> None:
         self.admission.leave(call)
@@ -212,10 +212,10 @@ class Engine:
         is near. What does not work but is not needed to fabricate is returned: {"registry": "cannot be written: …"}.
         """
         self.lifecycle.check_ready()
-        check_known_answer(self.backend)
+        check_known_answer(self.device)
         self.registry.ping()
         problem = self.registry.write_problem()
-        return {"registry": problem} if problem else {}
+        return self.device.problems() | ({"registry": problem} if problem else {})
 
     def close(self) -> None:
         """Stop the workers, free the factors and let go of the registry."""

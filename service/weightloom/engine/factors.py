@@ -14,6 +14,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from enum import StrEnum
+from functools import partial
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -21,7 +22,7 @@ import numpy.typing as npt
 
 from weightloom.engine.observer import Observer
 from weightloom.engine.shelf import Shelf
-from weightloom.fabric import Backend
+from weightloom.fabric.device import Device
 from weightloom.fabric.factors import NOTHING_KEPT, Factors, ResidentT
 from weightloom.fabric.imported import Blob
 
@@ -44,21 +45,27 @@ class Residency(StrEnum):
 
 
 class FactorStore:
-    """Keeps at most ``t_budget`` bytes of T's and ``pqs_budget`` bytes of P, Q and S. Safe to use from many threads.
+    """Keeps T's in the device's memories, each within its budget, and P, Q and S. Safe to use from many threads.
 
+    t_budget: bytes for T's in a memory that has no budget of its own. pqs_budget: bytes of P's, Q's and S's.
     imported: where factors come from that are not drawn; they are mapped files, and no part of the budgets.
     """
 
     def __init__(
         self,
-        backend: Backend,
+        device: Device,
         t_budget: int,
         pqs_budget: int,
         observer: Observer,
         imported: Callable[[Blob], F32 | None] = NOTHING_KEPT.imported,
     ) -> None:
-        self._backend, self.imported = backend, imported
-        self._t: Shelf[ResidentT] = Shelf("T", t_budget, observer)
+        self._device, self.imported = device, imported
+        self.budgets = [t_budget if memory.budget is None else memory.budget for memory in device.memories]
+        self._t: list[Shelf[ResidentT]] = [
+            Shelf("T" if memory.name == "host" else f"T {memory.name}", budget, observer)
+            for memory, budget in zip(device.memories, self.budgets, strict=True)
+        ]
+        device.on_full = self._give_up_oldest
         self._pqs: Shelf[_Once[PQS]] = Shelf("PQS", pqs_budget, observer)
         self._last_use: OrderedDict[Hashable, int] = OrderedDict()  # of T's that are not kept
         self._lock, self._now = threading.Lock(), itertools.count(1).__next__
@@ -70,7 +77,7 @@ class FactorStore:
     def expect(self, factors: Factors, residency: Residency) -> None:
         """A request will use these factors: keep their T from now on, or not."""
         now = self._now()
-        if residency is Residency.VIRTUAL or self._t.use(factors.key, now) is not None:
+        if residency is Residency.VIRTUAL or self._shelf(factors).use(factors.key, now) is not None:
             return
         with self._lock:
             last_use = self._last_use.pop(factors.key, None)
@@ -83,15 +90,28 @@ class FactorStore:
             self._keep(factors, now, last_use)
 
     def _keep(self, factors: Factors, now: int, only_over: int | None) -> None:
-        size = ResidentT.size_of(factors)
-        try:
-            self._t.add(factors.key, size, now, lambda: ResidentT(factors), only_over)
-        except (OSError, MemoryError) as error:
-            log.warning("T of %s stays virtual: the system gives no %d bytes (%s)", factors.tensor, size, error)
+        size, place = ResidentT.size_of(factors), self._device.place_of(factors)
+        new_t = partial(self._device.memories[place].new_t, factors)
+        while True:
+            try:
+                self._t[place].add(factors.key, size, now, new_t, only_over)
+                return
+            except (OSError, MemoryError) as error:
+                if only_over is None and self._t[place].drop_oldest():
+                    continue
+                log.warning("T of %s stays virtual: the system gives no %d bytes (%s)", factors.tensor, size, error)
+                return
+
+    def _shelf(self, factors: Factors) -> Shelf[ResidentT]:
+        return self._t[self._device.place_of(factors)]
+
+    def _give_up_oldest(self, place: int) -> bool:
+        """The device has no memory left for the work itself: see ``OnFull``."""
+        return self._t[place].drop_oldest()
 
     def t(self, factors: Factors) -> ResidentT | None:
         """T, if it is kept now. Hold it for one pass and no longer, so that its memory can be given back."""
-        return self._t.get(factors.key)
+        return self._shelf(factors).get(factors.key)
 
     def pqs(self, factors: Factors) -> PQS | None:
         """P, Q and S, drawn once however many ask at the same time; None where they are larger than the budget."""
@@ -104,21 +124,22 @@ class FactorStore:
 
     def _draw(self, factors: Factors) -> PQS:
         streams = zip((factors.p, factors.q, factors.s), factors.pqs_sizes, strict=True)
-        p, q, s = (self._backend.normals(stream, 0, size) for stream, size in streams)
+        p, q, s = (self._device.backend.normals(stream, 0, size) for stream, size in streams)
         return p, q, s
 
     def resident_bytes(self, factors: Factors) -> int:
         """Bytes of T that were drawn and kept by now: 0 where it is virtual."""
-        t = self._t.get(factors.key)
+        t = self.t(factors)
         return 0 if t is None else t.drawn_bytes
 
     def drop(self, factors: Factors) -> None:
         """Give up T; its memory goes back as soon as passes that use it have ended."""
-        self._t.drop(factors.key)
+        self._shelf(factors).drop(factors.key)
 
     def clear(self) -> None:
         """Give up everything."""
-        self._t.clear()
+        for shelf in self._t:
+            shelf.clear()
         self._pqs.clear()
 
 

@@ -71,17 +71,17 @@ class HouseKeeping:
 
     async def _warm_all(self) -> bool:
         """Warm the resident models that fit into the budget together. False where that is not finished yet."""
-        until, room = asyncio.get_running_loop().time() + CHECK_SECONDS, self._residencies.budget
+        until, room = asyncio.get_running_loop().time() + CHECK_SECONDS, self._residencies.room
         for summary in await asyncio.to_thread(self._registry.resident):
             try:
                 spec = await asyncio.to_thread(self._registry.load, summary)
             except NotFound:  # deleted meanwhile
                 continue
-            size = (await asyncio.to_thread(self._residencies.status, summary, spec)).t_bytes
-            if size > room:
+            rest = [have - need for have, need in zip(room, self._residencies.sizes(spec), strict=True)]
+            if min(rest) < 0:
                 self._tell_of_no_room(spec)
                 continue
-            room -= size
+            room = rest
             if not await self._warm(spec, summary, until):
                 return False
         return True
@@ -89,7 +89,10 @@ class HouseKeeping:
     def _tell_of_no_room(self, spec: ModelSpec) -> None:
         if spec.digest not in self._told:
             self._told.add(spec.digest)
-            log.warning("model %s is to be resident, but does not fit into factor_bytes with the others", spec.name)
+            log.warning(
+                "model %s is to be resident, but does not fit into factor_bytes (or gpu_factor_bytes) with the others",
+                spec.name,
+            )
 
     async def _warm(self, spec: ModelSpec, summary: ModelSummary, until: float) -> bool:
         """Read the tensors whose T is not whole yet; the scheduler is fair, so others hardly notice. False: not all."""

@@ -8,6 +8,7 @@ import numpy as np
 
 from weightloom.errors import Unavailable
 from weightloom.fabric import Backend, DType, ModelSpec, VirtualFile
+from weightloom.fabric.device import Device
 from weightloom.fabric.kinds import RandomMatrixHypernet
 
 __all__ = ["KNOWN_ANSWER", "check_known_answer"]
@@ -26,8 +27,13 @@ SHA256 = {
 }
 
 
-def check_known_answer(backend: Backend) -> None:
-    """Raise Unavailable unless ``backend`` reproduces the answer in all dtypes; takes less than a millisecond."""
+def check_known_answer(device: Device) -> None:
+    """Raise Unavailable unless all of the device reproduces the answer in all dtypes; takes a millisecond or two."""
+    for backend in device.probes():
+        _check(backend)
+
+
+def _check(backend: Backend) -> None:
     w = np.array(W_BITS, np.uint32).view(np.float32)
     for dtype, expected in SHA256.items():
         file = VirtualFile(KNOWN_ANSWER, {"conv.weight": w}, dtype=dtype, backend=backend)

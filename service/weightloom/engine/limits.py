@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass, field
 
 from weightloom.engine.factors import Residency
-from weightloom.fabric.layout import TILE_BYTES
+from weightloom.fabric.layout import TILE, TileSize
 
 __all__ = ["EngineLimits", "available_cores"]
 
@@ -20,15 +20,15 @@ def available_cores() -> int:
 class EngineLimits:
     """What the settings of the same names bound.
 
-    threads: tile workers. tile_bytes: output of a tile. tile_window: tiles in flight per stream; a stream holds at most
-    tile_bytes x tile_window, beside what its transport buffers. max_output_bytes: of one response. max_streams may run
+    threads: tile workers. tile: size of a tile. tile_window: tiles in flight per stream; a stream holds at most
+    tile.bytes x tile_window, beside what its transport buffers. max_output_bytes: of one response. max_streams may run
     while max_queued wait, each for max_queue_seconds at most; max_bytes_in_flight bounds what both hold. stall_seconds:
     for how long a reader may take nothing. residency, factor_bytes (of T's) and small_factor_bytes (of P's, Q's and
     S's) are the factor store's.
     """
 
     threads: int = field(default_factory=available_cores)
-    tile_bytes: int = TILE_BYTES
+    tile: TileSize = TILE
     tile_window: int = 4
     max_output_bytes: int = 1 << 40
     max_streams: int = 256

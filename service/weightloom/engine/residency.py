@@ -15,7 +15,8 @@ from weightloom.engine.factors import FactorStore, FactorView, Residency
 from weightloom.engine.limits import EngineLimits
 from weightloom.engine.observer import Observer
 from weightloom.errors import NotFound
-from weightloom.fabric import Backend, ModelSpec
+from weightloom.fabric import ModelSpec
+from weightloom.fabric.device import Device
 from weightloom.fabric.factors import Factors, KeptFactors, ResidentT
 from weightloom.registry import ModelSummary, Registry
 
@@ -40,13 +41,12 @@ class _Followed:
 
 
 class Residencies:
-    """The factor store, as models see it. Safe to use from many threads. ``budget``: bytes for T's."""
+    """The factor store, as models see it. Safe to use from many threads."""
 
-    def __init__(self, registry: Registry, backend: Backend, limits: EngineLimits, observer: Observer) -> None:
+    def __init__(self, registry: Registry, device: Device, limits: EngineLimits, observer: Observer) -> None:
         self._registry, self._default = registry, limits.residency
-        self.budget = limits.factor_bytes if backend.READS_T else 0
-        budgets = self.budget, limits.small_factor_bytes
-        self._store = FactorStore(backend, *budgets, observer, registry.factors.open)
+        budgets = limits.factor_bytes, limits.small_factor_bytes
+        self._store, self._device = FactorStore(device, *budgets, observer, registry.factors.open), device
         self._views = {residency: self._store.view(residency) for residency in Residency}
         self._followed: OrderedDict[str, _Followed] = OrderedDict()
         self._new: set[str] = set()
@@ -81,6 +81,18 @@ class Residencies:
         factors = list(_factors_of(spec))
         resident = sum(self._store.resident_bytes(one) for one in factors)
         return ResidencyStatus(self._residency_of(summary), resident, sum(map(ResidentT.size_of, factors)))
+
+    @property
+    def room(self) -> list[int]:
+        """Bytes for T's in each of the device's memories."""
+        return list(self._store.budgets)
+
+    def sizes(self, spec: ModelSpec) -> list[int]:
+        """Bytes of a model's T's in each of the device's memories."""
+        sizes = [0] * len(self._store.budgets)
+        for factors in _factors_of(spec):
+            sizes[self._device.place_of(factors)] += ResidentT.size_of(factors)
+        return sizes
 
     def drop_unwanted(self, all_of_them: bool) -> None:
         """Unload what the registry no longer has, or wants virtual: of what is new here, or of all that is followed."""

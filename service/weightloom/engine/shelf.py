@@ -74,6 +74,16 @@ class Shelf(Generic[V]):
                 self._remove(key)
         self._observer.factors_held(self._name, self._held)
 
+    def drop_oldest(self) -> bool:
+        """Give up the least recently used value; False where there is none."""
+        with self._lock:
+            oldest = next(iter(self._places), None)
+            if oldest is None:
+                return False
+            self._remove(oldest)
+        self._observer.factors_held(self._name, self._held)
+        return True
+
     def clear(self) -> None:
         """Give up all."""
         for key in list(self._places):

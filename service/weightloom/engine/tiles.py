@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from weightloom.engine.scheduler import TileScheduler
 from weightloom.fabric import VirtualFile
-from weightloom.fabric.layout import TileKey
+from weightloom.fabric.layout import TileKey, TileSize
 
 __all__ = ["TileStream"]
 
@@ -32,10 +32,10 @@ class TileStream:
     """
 
     def __init__(
-        self, file: VirtualFile, start: int, stop: int, *, scheduler: TileScheduler, tile_bytes: int, window: int
+        self, file: VirtualFile, start: int, stop: int, *, scheduler: TileScheduler, tile: TileSize, window: int
     ) -> None:
         self.file, self._next, self._stop = file, start, stop
-        self._scheduler, self._tile_bytes, self._window = scheduler, tile_bytes, window
+        self._scheduler, self._tile, self._window = scheduler, tile, window
         self._in_flight: deque[asyncio.Future[memoryview]] = deque()
         self._loop = asyncio.get_running_loop()
         self._created, self._closed, self._began = time.perf_counter(), False, False
@@ -63,7 +63,7 @@ class TileStream:
 
     def _fill_window(self) -> None:
         while not self._closed and self._next < self._stop and len(self._in_flight) < self._window:
-            end = min(self._stop, self.file.next_cut(self._next, self._tile_bytes))
+            end = min(self._stop, self.file.next_cut(self._next, self._tile))
             if self._in_flight and self.file.must_prepare(self._next):
                 return  # an h that takes long keeps one worker busy, and none waiting for it
             future: asyncio.Future[memoryview] = self._loop.create_future()

@@ -6,10 +6,11 @@ so that each number is drawn when it is needed (T is then *virtual*). The bits a
 
 from __future__ import annotations
 
+import math
 import mmap
 import threading
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +29,7 @@ __all__ = [
     "KeptFactors",
     "ResidentT",
     "chunk_groups",
+    "shape_of_t",
 ]
 
 F32 = npt.NDArray[np.float32]
@@ -86,19 +88,29 @@ def chunk_groups(r: int, numel: int) -> int:
     return min(max(128, min(GROUPS, CHUNK_DRAWS // (4 * r))), -(-numel // 4))
 
 
+def shape_of_t(factors: Factors) -> tuple[int, int, int]:
+    """Chunks of a resident T, planes of each, and groups of each plane."""
+    groups = chunk_groups(factors.r, factors.numel)
+    return -(-factors.numel // (4 * groups)), 4 * factors.r, groups
+
+
+def _mapped(shape: tuple[int, int, int]) -> F32:
+    return np.frombuffer(mmap.mmap(-1, 4 * math.prod(shape)), np.float32).reshape(shape)
+
+
 class ResidentT:
     """Memory for T (numel, r), which passes fill chunk by chunk as they draw it, so that nobody waits for it.
 
     planes (chunks, 4 r, groups) float32: number k of row 4 g + i of a chunk lies at planes[chunk, i r + k, g]. sources
-    (chunks,) uint8: what the next pass has to do. is_whole: every chunk is there to be read. The memory is a mapping of
-    its own, which the system gets back when this goes.
+    (chunks,) uint8: what the next pass has to do. is_whole: every chunk is there to be read. rows: of a chunk. The
+    memory is a mapping of its own, which the system gets back when this goes; a device may give other ``memory``, with
+    planes of its own order.
     """
 
-    def __init__(self, factors: Factors) -> None:
-        groups = chunk_groups(factors.r, factors.numel)
-        self.rows = 4 * groups
-        shape = -(-factors.numel // self.rows), 4 * factors.r, groups
-        self.planes: F32 = np.frombuffer(mmap.mmap(-1, 4 * int(np.prod(shape))), np.float32).reshape(shape)
+    def __init__(self, factors: Factors, memory: Callable[[tuple[int, int, int]], Any] = _mapped) -> None:
+        shape = shape_of_t(factors)
+        self.planes = memory(shape)
+        self.rows, self._chunk_bytes = 4 * shape[2], 4 * shape[1] * shape[2]
         self.sources: U8 = np.full(shape[0], BUILD, np.uint8)
         self._numel, self.is_whole = factors.numel, False
         self._lock = threading.Lock()
@@ -106,13 +118,12 @@ class ResidentT:
     @staticmethod
     def size_of(factors: Factors) -> int:
         """Bytes of the memory for these factors' T."""
-        rows = 4 * chunk_groups(factors.r, factors.numel)
-        return -(-factors.numel // rows) * rows * factors.r * 4
+        return 4 * math.prod(shape_of_t(factors))
 
     @property
     def drawn_bytes(self) -> int:
         """Bytes of it that are there to be read."""
-        return int(np.count_nonzero(self.sources == READ)) * int(self.planes[0].nbytes)
+        return int(np.count_nonzero(self.sources == READ)) * self._chunk_bytes
 
     def claim(self, start: int, count: int) -> U8:
         """Where a pass over rows start ... start + count - 1 finds its chunks: uint8, one for each.

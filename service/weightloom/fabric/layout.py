@@ -19,14 +19,14 @@ from weightloom.fabric.cache import BoundedCache
 from weightloom.fabric.dtypes import DType
 from weightloom.fabric.imported import Blob
 from weightloom.fabric.safetensors import build_header
-from weightloom.fabric.sections import TILE_PREPARATION, HeaderSection, Section, TensorSection, TileKey
+from weightloom.fabric.sections import TILE_PREPARATION, HeaderSection, Section, TensorSection, TileKey, TileSize
 from weightloom.fabric.selection import Selected, select
 from weightloom.fabric.spec import ModelSpec
 from weightloom.fabric.vectors import check_missing, check_shapes
 
-__all__ = ["TILE_BYTES", "FileLayout", "TileKey", "lay_out"]
+__all__ = ["TILE", "FileLayout", "TileKey", "TileSize", "lay_out"]
 
-TILE_BYTES = 1 << 20
+TILE = TileSize()
 TILE_SECTIONS = 256  # so that a model of very many tiny tensors still makes short tiles
 KEPT_BYTES = 512 << 20  # of layouts in all; enough for one of 100,000 tensors
 SECTION_BYTES, SPEC_BYTES = 3072, 1536  # what a section takes once it was used, and a tensor of the model
@@ -105,15 +105,15 @@ class FileLayout:
         if not 0 <= length <= self.size - offset:
             raise _outside("length", length, f"0 to {self.size - offset}, the bytes from offset {offset} on")
 
-    def next_cut(self, offset: int, tile_bytes: int) -> int:
+    def next_cut(self, offset: int, tile: TileSize) -> int:
         """Where the tile that holds byte ``offset`` ends: inside a large tensor, or after several small ones."""
         position, share = offset, 0.0
         while position < self.size:
             section = self.section_at(position)
-            whole = (section.stop - section.start) / section.tile_size(tile_bytes) + 1 / TILE_SECTIONS
+            whole = (section.stop - section.start) / section.tile_size(tile) + 1 / TILE_SECTIONS
             whole += section.preparation / TILE_PREPARATION
             if whole > 1 and position == offset:
-                return section.cut(position, tile_bytes)
+                return section.cut(position, tile)
             share += whole
             if share > 1 and position > offset:
                 break

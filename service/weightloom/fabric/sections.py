@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,14 +18,23 @@ from weightloom.fabric.factors import Factors
 from weightloom.fabric.passes import Piece, Weaver, weave
 from weightloom.fabric.selection import Selected
 
-__all__ = ["HeaderSection", "Section", "TensorSection", "TileKey"]
+__all__ = ["HeaderSection", "Section", "TensorSection", "TileKey", "TileSize"]
 
-# A tile of many draws per element is made smaller, so that no tile keeps a worker for longer than some 2 ms.
-TILE_DRAWS = 1 << 21
 # An h is made for so many w's at once that this takes some 50 ms and 1 MiB at most (or for one w, where that is more).
 BLOCK_PREPARATION, BLOCK_NUMBERS = 1 << 25, 1 << 18
 TILE_PREPARATION = 1 << 24  # multiply-adds that are worth a tile, so that preparations do not pile up in one
 MIN_TILE_ELEMENTS = 512  # whole groups of four rows, enough of them to fill the vector units
+
+
+class TileSize(NamedTuple):
+    """A tile has at most so many ``bytes``, and fewer where many ``draws`` (normal numbers) go into an element.
+
+    The draws keep a tile from taking a CPU's core for longer than some 2 ms; a GPU has its own (``Device.tile``).
+    """
+
+    bytes: int = 1 << 20
+    draws: int = 1 << 21
+
 
 Bytes = npt.NDArray[np.uint8]
 TileKey = tuple[Hashable, int, int]
@@ -43,10 +52,10 @@ class Section(Protocol):
     def stop(self) -> int:
         """Offset after the last byte."""
 
-    def tile_size(self, tile_bytes: int) -> int:
-        """Bytes of this section that are worth one tile, where plain bytes are worth ``tile_bytes``."""
+    def tile_size(self, tile: TileSize) -> int:
+        """Bytes of this section that make one tile."""
 
-    def cut(self, offset: int, tile_bytes: int) -> int:
+    def cut(self, offset: int, tile: TileSize) -> int:
         """The next place after ``offset`` (both in the file) where a tile of this section ends."""
 
     @property
@@ -82,13 +91,13 @@ class HeaderSection:
     def _bytes(self) -> Bytes:
         return np.frombuffer(self.header, np.uint8)
 
-    def tile_size(self, tile_bytes: int) -> int:
-        """As many bytes as asked for."""
-        return tile_bytes
+    def tile_size(self, tile: TileSize) -> int:
+        """As many bytes as a tile may have."""
+        return tile.bytes
 
-    def cut(self, offset: int, tile_bytes: int) -> int:
-        """Every ``tile_bytes``."""
-        return min(self.stop, (offset // tile_bytes + 1) * tile_bytes)
+    def cut(self, offset: int, tile: TileSize) -> int:
+        """Every ``tile.bytes``."""
+        return min(self.stop, (offset // tile.bytes + 1) * tile.bytes)
 
     def pieces(self, offset: int, out: Bytes, weaver_of: WeaverOf) -> list[Piece]:
         """Copy; nothing is woven."""
@@ -166,27 +175,27 @@ class TensorSection:
         """Number of the block whose w's the element at ``offset`` (in the file) is made from."""
         return (offset - self.start) // self.row_bytes // self.block
 
-    def tile_size(self, tile_bytes: int) -> int:
-        """Fewer bytes than ``tile_bytes`` where many numbers are drawn for each element."""
-        asked, size = self._tile_size  # for one tile_bytes, again and again
-        if asked != tile_bytes:
+    def tile_size(self, tile: TileSize) -> int:
+        """Fewer bytes than a tile may have where many numbers are drawn for each element."""
+        asked, size = self._tile_size  # for one tile, again and again
+        if asked is not tile:
             draws, item = self.part.spec.draws_per_element, self.dtype.itemsize
-            elements = max(MIN_TILE_ELEMENTS, TILE_DRAWS // draws) if draws else tile_bytes
-            size = min(max(tile_bytes, item), elements * item)
-            self.__dict__["_tile_size"] = tile_bytes, size
+            elements = max(MIN_TILE_ELEMENTS, tile.draws // draws) if draws else tile.bytes
+            size = min(max(tile.bytes, item), elements * item)
+            self.__dict__["_tile_size"] = tile, size
         return size
 
     @cached_property
-    def _tile_size(self) -> tuple[int, int]:
-        return 0, 0
+    def _tile_size(self) -> tuple[TileSize | None, int]:
+        return None, 0
 
-    def cut(self, offset: int, tile_bytes: int) -> int:
+    def cut(self, offset: int, tile: TileSize) -> int:
         """At multiples of the tile size in a W, or of several whole W's where they are small.
 
         A tile of several whole W's draws the factors once for all of them. Cuts do not depend on where a reader
         starts, so that streams of the same tensor want the same tiles.
         """
-        size, row = self._aligned(tile_bytes), self.row_bytes
+        size, row = self._aligned(tile), self.row_bytes
         within = offset - self.start
         if row <= size:
             several = min(size // row, self.block) * row
@@ -196,9 +205,9 @@ class TensorSection:
             end = first + min(row, (column // size + 1) * size)
         return min(self.stop, self.start + end)
 
-    def _aligned(self, tile_bytes: int) -> int:
+    def _aligned(self, tile: TileSize) -> int:
         """The tile size in whole groups of four rows, so that none is drawn twice."""
-        size, step = self.tile_size(tile_bytes), MIN_TILE_ELEMENTS * self.dtype.itemsize
+        size, step = self.tile_size(tile), MIN_TILE_ELEMENTS * self.dtype.itemsize
         return size // step * step or size // self.dtype.itemsize * self.dtype.itemsize
 
     def pieces(self, offset: int, out: Bytes, weaver_of: WeaverOf) -> list[Piece]:

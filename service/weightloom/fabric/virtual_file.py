@@ -19,7 +19,7 @@ from weightloom.fabric.backend import Backend, load_backend
 from weightloom.fabric.dtypes import DType
 from weightloom.fabric.factors import NOTHING_KEPT, KeptFactors
 from weightloom.fabric.imported import WithImported
-from weightloom.fabric.layout import TILE_BYTES, FileLayout, lay_out
+from weightloom.fabric.layout import TILE, FileLayout, TileSize, lay_out
 from weightloom.fabric.passes import Piece, Weaver, weave
 from weightloom.fabric.sections import TensorSection
 from weightloom.fabric.spec import ModelSpec
@@ -116,9 +116,9 @@ class VirtualFile:
             done = end
         return pieces
 
-    def next_cut(self, offset: int, tile_bytes: int = TILE_BYTES) -> int:
+    def next_cut(self, offset: int, tile: TileSize = TILE) -> int:
         """Where the tile that holds byte ``offset`` ends (see ``FileLayout.next_cut``)."""
-        return self.layout.next_cut(offset, tile_bytes)
+        return self.layout.next_cut(offset, tile)
 
     def must_prepare(self, offset: int) -> bool:
         """Whether the tile at ``offset`` has to compute an h first, and that takes long."""

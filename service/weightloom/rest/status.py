@@ -26,7 +26,6 @@ PAGE = Template(files("weightloom.rest").joinpath("index.html").read_text(encodi
 LIMITS = (
     "workers",
     "threads",
-    "tile_bytes",
     "tile_window",
     "max_request_bytes",
     "max_json_bytes",
@@ -38,6 +37,7 @@ LIMITS = (
     "max_queue_seconds",
     "stall_seconds",
     "factor_bytes",
+    "gpu_factor_bytes",
     "small_factor_bytes",
     "max_page",
     "drain_seconds",
@@ -88,9 +88,11 @@ def _info(engine: Engine, settings: Settings) -> dict[str, Any]:
         "name": "weightloom",
         "version": __version__,
         "generator": GENERATOR,
+        "device": engine.device.name,
         "backend": engine.backend.NAME,
         "dtypes": [dtype.value for dtype in DType],
         "kinds": list(KIND_NAMES),
         "residency": settings.residency,
-        "limits": {"max_tensors": MAX_TENSORS} | {name: getattr(settings, name) for name in LIMITS},
+        "limits": {"max_tensors": MAX_TENSORS, "tile_bytes": engine.limits.tile.bytes}
+        | {name: getattr(settings, name) for name in LIMITS},
     }

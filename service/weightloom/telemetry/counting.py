@@ -29,7 +29,7 @@ CALLS = frozenset({"fabricate", "create_model", "get_model", "list_models", "del
     "put_factors",
     "get_factors",
 }
-STORES = frozenset({"T", "PQS"})
+STORES = frozenset({"T", "PQS", *(f"T cuda:{index}" for index in range(64))})
 OTHER = "other"  # for whatever no table knows: a label's values must stay few
 FACTOR_COUNTERS = {
     "hit": metrics.FACTOR_HITS,

@@ -130,7 +130,7 @@ BYTES_IN_FLIGHT = _metric(
     "Near max_bytes_in_flight: the next requests get too_many_bytes.", multiprocess_mode="livesum",
 )  # fmt: skip
 FACTOR_STORE_BYTES = _metric(
-    Gauge, "factor_store_bytes", "Bytes of factors that are kept, by store: T, or PQS for the small ones.",
+    Gauge, "factor_store_bytes", "Bytes of factors that are kept, by store: T (T cuda:0 on a GPU), or PQS.",
     "At its budget all the time, with evictions: the budget is smaller than the models in use.",
     ["store"], multiprocess_mode="livesum",
 )  # fmt: skip

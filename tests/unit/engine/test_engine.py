@@ -17,6 +17,8 @@ from weightloom.engine import Engine, EngineLimits
 from weightloom.engine.known_answer import check_known_answer
 from weightloom.errors import InvalidSelection, LimitExceeded, NotFound, Unavailable
 from weightloom.fabric import Backend, ModelSpec, VirtualFile, load_backend
+from weightloom.fabric.device import Cpu
+from weightloom.fabric.layout import TileSize
 from weightloom.registry import SqliteRegistry
 from weightloom.requests import FabricateRequest
 
@@ -26,13 +28,13 @@ W = {"t": np.ones(4)}
 
 @pytest.fixture
 def engine() -> Iterator[Engine]:
-    made = Engine(SqliteRegistry(None), load_backend(), EngineLimits(threads=2, max_output_bytes=5_000_000))
+    made = Engine(SqliteRegistry(None), Cpu(load_backend()), EngineLimits(threads=2, max_output_bytes=5_000_000))
     yield made
     made.close()
 
 
 def test_the_known_answer_comes_out_right(backend: Backend) -> None:
-    check_known_answer(backend)
+    check_known_answer(Cpu(backend))
     assert backend.NAME in ("numpy", "numba")
 
 
@@ -43,7 +45,8 @@ def test_wrong_arithmetic_is_not_ready(engine: Engine) -> None:
         real.weave(factors, h, pieces, kept)
         pieces[0].out[:, 0] += 1
 
-    engine.backend = SimpleNamespace(NAME="broken", hidden=real.hidden, weave=weave)  # type: ignore[assignment]
+    broken: Any = SimpleNamespace(NAME="broken", READS_T=True, hidden=real.hidden, weave=weave)
+    engine.device = Cpu(broken)
     with pytest.raises(Unavailable, match="backend broken makes wrong bits in F32") as caught:
         engine.check_ready()
     assert caught.value.code == "wrong_bits"
@@ -76,7 +79,9 @@ def test_any_window_any_threads_any_tile_and_any_batch_give_the_bytes_of_the_who
     spec = ModelSpec.from_value({"name": "m", "seed": 2, "tensors": [{"name": "t", "shape": [201, 103], "l": 4}]})
     w = {"t": np.random.default_rng(batch).standard_normal((batch, 4))}
     made = Engine(
-        SqliteRegistry(None), load_backend(), EngineLimits(threads=threads, tile_bytes=tile_bytes, tile_window=window)
+        SqliteRegistry(None),
+        Cpu(load_backend()),
+        EngineLimits(threads=threads, tile=TileSize(tile_bytes), tile_window=window),
     )
     try:
         file = VirtualFile(spec, w)
@@ -120,7 +125,7 @@ def test_heavy_preparations_do_not_pile_up_in_one_tile(engine: Engine) -> None:
     layout = engine.plan(FabricateRequest(spec, {f"t{i}": np.ones(1) for i in range(5)})).file.layout
     cuts = [len(layout.header)]
     while cuts[-1] < layout.size:
-        cuts.append(layout.next_cut(cuts[-1], 1 << 20))
+        cuts.append(layout.next_cut(cuts[-1], TileSize()))
     assert [b - a for a, b in itertools.pairwise(cuts)] == [4] * 5
 
 

@@ -14,6 +14,7 @@ import pytest
 from weightloom.engine import Observer
 from weightloom.engine.factors import FactorStore, Residency
 from weightloom.fabric import ModelSpec, VirtualFile, load_backend
+from weightloom.fabric.device import Cpu
 from weightloom.fabric.factors import BUILD, DRAW, READ, Factors, ResidentT
 
 MIB = 1 << 20
@@ -42,7 +43,7 @@ def factors_of(name: str, rows: int = 1 << 16, r: int = 4) -> Factors:
 
 
 def store_of(t_mib: int, observer: Observer | None = None) -> FactorStore:
-    return FactorStore(load_backend(), t_mib * MIB, MIB, observer or Observer())
+    return FactorStore(Cpu(load_backend()), t_mib * MIB, MIB, observer or Observer())
 
 
 def test_resident_keeps_at_once_and_pushes_out_the_least_recently_used() -> None:
@@ -103,7 +104,7 @@ def test_small_factors_are_drawn_once_however_many_ask() -> None:
         drawn.append(arguments)
         return real.normals(*arguments)
 
-    store = FactorStore(SimpleNamespace(normals=normals), 0, MIB, Observer())  # type: ignore[arg-type]
+    store = FactorStore(Cpu(SimpleNamespace(normals=normals, READS_T=True)), 0, MIB, Observer())  # type: ignore[arg-type]
     with ThreadPoolExecutor(8) as pool:
         asked = [pool.submit(store.pqs, factors_of("a")) for _ in range(8)]
         gate.set()

@@ -14,6 +14,7 @@ from weightloom.engine.lifecycle import Lifecycle
 from weightloom.engine.turns import Turns
 from weightloom.errors import Unavailable
 from weightloom.fabric import load_backend
+from weightloom.fabric.device import Cpu
 from weightloom.registry import SqliteRegistry
 
 HOUR = 3600
@@ -86,7 +87,7 @@ def test_no_wait_is_longer_than_the_grace(moment: float) -> None:
 
 
 def test_an_engine_that_drains_is_not_ready() -> None:
-    engine = Engine(SqliteRegistry(None), load_backend(), EngineLimits(threads=1))
+    engine = Engine(SqliteRegistry(None), Cpu(load_backend()), EngineLimits(threads=1))
     assert engine.check_ready() == {}
     asyncio.run(engine.lifecycle.drain(0, HOUR))
     assert is_draining(engine.check_ready)

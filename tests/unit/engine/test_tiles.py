@@ -17,6 +17,8 @@ from weightloom.engine.factors import Residency
 from weightloom.engine.scheduler import CATCH_UP_TILES, CATCH_UP_TURNS, PASS_TILES, TileScheduler
 from weightloom.engine.tiles import TileStream
 from weightloom.fabric import DType, ModelSpec, VirtualFile, load_backend
+from weightloom.fabric.device import Cpu
+from weightloom.fabric.layout import TileSize
 from weightloom.registry import SqliteRegistry
 from weightloom.requests import FabricateRequest
 
@@ -81,7 +83,7 @@ class SlowFile:
         self.permits = threading.Semaphore(0)
         self.layout = SimpleNamespace(tile_key=lambda start, stop: (id(self), start, stop - start))
 
-    def next_cut(self, offset: int, tile_bytes: int) -> int:
+    def next_cut(self, offset: int, tile: TileSize) -> int:
         return offset // 16 * 16 + 16
 
     def must_prepare(self, offset: int) -> bool:
@@ -97,7 +99,7 @@ class SlowFile:
 
 
 def stream_of(file: Any, scheduler: TileScheduler, window: int = 3) -> TileStream:
-    return TileStream(file, 0, file.size, scheduler=scheduler, tile_bytes=4096, window=window)
+    return TileStream(file, 0, file.size, scheduler=scheduler, tile=TileSize(4096), window=window)
 
 
 def test_streams_take_turns(scheduler: TileScheduler) -> None:
@@ -198,7 +200,7 @@ def test_requests_that_start_together_march_together(residency: Residency) -> No
         chosen = ["t"] if number % 2 else None
         requests.append(FabricateRequest(spec, w, dtype=(DType.F32, DType.BF16)[number // 8], tensors=chosen))
     counter, limits = PassCounter(), EngineLimits(threads=1, residency=residency)
-    engine = Engine(SqliteRegistry(None), load_backend(), limits, counter)
+    engine = Engine(SqliteRegistry(None), Cpu(load_backend()), limits, counter)
 
     async def read(request: FabricateRequest) -> bytes:
         async with aclosing((await engine.fabricate(request)).tiles()) as tiles:

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from weightloom.errors import InvalidSelection, LimitExceeded
 from weightloom.fabric import Backend, DType, ModelSpec, VirtualFile, kernels_cpu, load_backend
+from weightloom.fabric.layout import TileSize
 
 MODEL = ModelSpec.from_value(
     {
@@ -63,7 +64,7 @@ def test_any_range_is_that_range_of_the_whole(dtype: DType, data: st.DataObject)
 def test_tiles_of_any_size_from_any_start_make_the_whole(dtype: DType, tile_bytes: int, start: int) -> None:
     file, position, parts = FILES[dtype], start, []
     while position < file.size:
-        end = file.next_cut(position, tile_bytes)
+        end = file.next_cut(position, TileSize(tile_bytes))
         assert position < end <= file.size
         parts.append(file.read(position, min(end - position, 4096)))
         assert len(parts[-1]) <= max(tile_bytes, 4)
@@ -72,15 +73,15 @@ def test_tiles_of_any_size_from_any_start_make_the_whole(dtype: DType, tile_byte
 
 
 def test_cuts_do_not_depend_on_where_a_reader_starts() -> None:
-    file = FILES[DType.F32]
+    file, tile = FILES[DType.F32], TileSize(8192)
     large = file.layout.sections[4]
     cuts = [large.start]
     while cuts[-1] < large.stop:
-        cuts.append(file.next_cut(cuts[-1], 8192))
+        cuts.append(file.next_cut(cuts[-1], tile))
     assert len(cuts) > 5
     assert cuts[-1] == large.stop
     for cut in cuts[1:]:
-        assert file.next_cut(cut - 4, 8192) == cut
+        assert file.next_cut(cut - 4, tile) == cut
 
 
 @pytest.mark.parametrize("threads", [1, 2, 7])

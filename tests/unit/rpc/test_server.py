@@ -22,6 +22,7 @@ from support.rpc import read_failure, stub_of
 from weightloom import errors
 from weightloom.engine import Call, Engine, Observer
 from weightloom.fabric import load_backend, safetensors
+from weightloom.fabric.device import Cpu
 from weightloom.registry import SqliteRegistry
 from weightloom.rpc import RpcFront
 from weightloom.rpc.service import SERVICE
@@ -65,7 +66,8 @@ class Failing(Engine):
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Failing]:
     monkeypatch.setattr("weightloom.rpc.health.INTERVAL", 0.01)
-    made = Failing(SqliteRegistry(None), load_backend("numpy"), Settings().engine_limits, Listening())
+    device = Cpu(load_backend("numpy"))
+    made = Failing(SqliteRegistry(None), device, Settings().engine_limits(device), Listening())
     yield made
     made.close()
 
