@@ -1,0 +1,35 @@
+"""The kernels compile for NVIDIA's GPUs, and every float step stays a step: seen in the PTX, without a GPU."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+linux = pytest.mark.skipif(platform.system() != "Linux", reason="Triton's compiler is for Linux")
+
+
+def program(*arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    command = [sys.executable, str(ROOT / "benchmarks/gpu_code.py"), *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=280)
+
+
+@linux
+@pytest.mark.parametrize("capability", ["80", "90"])
+def test_nothing_is_fused_flushed_or_approximate(capability: str) -> None:
+    told = program("--check", "--capability", capability)
+    assert (told.returncode, told.stdout) == (0, "31 variants: as the contract wants it\n"), told.stdout + told.stderr
+
+
+@linux
+def test_the_instructions_for_a_normal_number_are_counted() -> None:
+    told = program()
+    assert told.returncode == 0, told.stderr
+    one, many = (float(row.split("|")[-2]) for row in told.stdout.splitlines() if row.startswith(("| 1 ", "| 16 ")))
+    assert 40 < one < 60 < many < 90
