@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from weightloom.engine.factors import Residency
 from weightloom.engine.limits import EngineLimits, available_cores
 from weightloom.fabric.device import Device
+from weightloom.fabric.layout import TILE
 from weightloom.registry import REGISTRY_FILE
 
 __all__ = ["Settings"]
@@ -85,8 +86,11 @@ class Settings(BaseSettings):
     max_queued: int = Field(
         1024, ge=0, description="Requests that may wait for a running stream to end; over it 429 with Retry-After."
     )
-    max_bytes_in_flight: int = Field(
-        1 << 30, ge=1, description="Bytes that request bodies and the windows of streams may hold in all; over it 429."
+    max_bytes_in_flight: int | None = Field(
+        None,
+        ge=1,
+        description="Bytes that request bodies and the windows of streams may hold in all; over it 429. The default is "
+        "1 GiB, and 4 GiB with GPUs.",
     )
     max_queue_seconds: float = Field(
         30.0, gt=0, le=86400, allow_inf_nan=False, description="How long a request may wait for its turn; then 504."
@@ -147,7 +151,7 @@ class Settings(BaseSettings):
             max_output_bytes=self.max_output_bytes,
             max_streams=self.max_streams,
             max_queued=self.max_queued,
-            max_bytes_in_flight=self.max_bytes_in_flight,
+            max_bytes_in_flight=self.max_bytes_in_flight or self._room_for_tiles(device),
             max_queue_seconds=self.max_queue_seconds,
             stall_seconds=self.stall_seconds,
             residency=self.residency,
@@ -155,9 +159,14 @@ class Settings(BaseSettings):
             small_factor_bytes=self.small_factor_bytes,
         )
 
+    def _room_for_tiles(self, device: Device) -> int:
+        """For as many streams on any device: a worker's part of what the server may hold in flight."""
+        return EngineLimits.max_bytes_in_flight * device.tile.bytes // TILE.bytes // self.workers
+
     def for_worker(self) -> Self:
         """The same settings for one of ``workers`` processes, with its share of what is meant for the whole server."""
-        share: dict[str, int] = {name: -(-getattr(self, name) // self.workers) for name in SHARED}
+        values: dict[str, int | None] = {name: getattr(self, name) for name in SHARED}
+        share = {name: -(-value // self.workers) for name, value in values.items() if value is not None}
         if "threads" not in self.model_fields_set:
             share["threads"] = max(1, self.threads // self.workers)
         return self.model_copy(update=share)

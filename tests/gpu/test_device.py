@@ -187,6 +187,35 @@ def test_a_lost_gpu_s_work_goes_to_another_and_ready_says_so(monkeypatch: pytest
 
 
 @interpreted
+def test_a_stream_goes_on_when_a_gpu_is_lost_in_its_middle(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = Cuda(TWO, load_backend(), 1 << 20, least_normals=0)
+    engine = Engine(SqliteRegistry(None), device, EngineLimits(threads=2, tile=TileSize(1 << 15)))
+    expected = VirtualFile(SPEC, W, dtype=DType.F32)
+    try:
+        with failing(monkeypatch, LOST, 1, device.gpus[1]) as failed:
+            assert asyncio.run(read(engine, DType.F32)) == expected.read(0, expected.size)
+        assert failed
+        with pytest.raises(Unavailable, match="cuda:1 is lost"):
+            engine.check_ready()
+    finally:
+        engine.close()
+
+
+def test_a_request_without_memory_gets_its_reason_and_the_next_one_its_bytes(
+    cuda: Cuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Engine(SqliteRegistry(None), cuda, EngineLimits(threads=2, tile=TileSize(1 << 15)))
+    expected = VirtualFile(SPEC, W, dtype=DType.F32)
+    try:
+        with failing(monkeypatch, FULL, 100), pytest.raises(Unavailable, match="out of memory"):
+            asyncio.run(read(engine, DType.F32))
+        assert asyncio.run(read(engine, DType.F32)) == expected.read(0, expected.size)
+        assert engine.check_ready() == {}
+    finally:
+        engine.close()
+
+
+@interpreted
 def test_no_gpu_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     factors = Factors(1, "a", 4, 2, 8, 5000)
     device = Cuda(["cuda:0"], load_backend(), 1 << 20, least_normals=0)

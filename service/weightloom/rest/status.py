@@ -33,7 +33,6 @@ LIMITS = (
     "max_output_bytes",
     "max_streams",
     "max_queued",
-    "max_bytes_in_flight",
     "max_queue_seconds",
     "stall_seconds",
     "factor_bytes",
@@ -93,6 +92,10 @@ def _info(engine: Engine, settings: Settings) -> dict[str, Any]:
         "dtypes": [dtype.value for dtype in DType],
         "kinds": list(KIND_NAMES),
         "residency": settings.residency,
-        "limits": {"max_tensors": MAX_TENSORS, "tile_bytes": engine.limits.tile.bytes}
+        "limits": {
+            "max_tensors": MAX_TENSORS,
+            "tile_bytes": engine.limits.tile.bytes,
+            "max_bytes_in_flight": engine.limits.max_bytes_in_flight,
+        }
         | {name: getattr(settings, name) for name in LIMITS},
     }
