@@ -62,7 +62,8 @@ def check(capability: int) -> list[str]:
     for kernel, constants in variants():
         ptx, name = compiled(kernel, constants, capability).asm["ptx"], f"{kernel.fn.__name__} {constants}"
         problems += [f"{name}: {found}" for found in sorted(set(re.findall(FORBIDDEN, ptx)))]
-        fused, roots = len(re.findall(r"\bfma\.rn\.f32", ptx)), len(re.findall(r"\bsqrt\.rn\.f32", ptx))
+        fused = len(re.findall(r"\bfma\.rn\.f32", ptx)) + len(re.findall(r"\bfma\.rn\.f32x2", ptx))  # which is two
+        roots = len(re.findall(r"\bsqrt\.rn\.f32", ptx))
         if fused != BOX_MULLER_FMAS * roots:
             problems.append(f"{name}: {fused} fused multiply-adds beside {roots} square roots")
     return problems
