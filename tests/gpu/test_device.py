@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,9 @@ from weightloom.fabric.layout import TileSize
 from weightloom.fabric.passes import Piece
 from weightloom.registry import SqliteRegistry
 from weightloom.requests import FabricateRequest
+
+# A program reads whole groups of a kept T, be they built or not; what is made of those is not copied.
+pytestmark = pytest.mark.filterwarnings("ignore:(invalid value|overflow) encountered in:RuntimeWarning")
 
 TWO = ["cuda:0", "cuda:1"]
 interpreted = pytest.mark.skipif(not kernels_cuda.INTERPRETED, reason="needs as many GPUs as it likes, to lose them")
@@ -111,6 +114,22 @@ def test_little_is_made_by_the_processor_and_much_by_the_gpu(monkeypatch: pytest
     assert caught.value.code == "gpu_out_of_memory"
 
 
+def test_a_little_of_a_kept_t_is_drawn_by_the_processor_once_all_of_it_is_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is faster, and small replies are made on the event loop, which must not wait for a GPU."""
+    device, factors = Cuda(["cuda:0"], load_backend(), 1 << 20), Factors(1, "t", 4, 1, 8, LEAST_NORMALS)
+    kept = device.gpus[0].new_t(factors)
+    little = LEAST_NORMALS // 2
+    for start, count, by_gpu in [(0, little, 1), (little, little, 1), (9, little, 0), (0, LEAST_NORMALS, 1)]:
+        with failing(monkeypatch, RuntimeError("a launch"), 1) as launched, suppress(RuntimeError):
+            device.weave(factors, np.ones((1, 1), np.float32), [piece(count, start=start)], kept)
+        assert len(launched) == by_gpu
+        device.weave(factors, np.ones((1, 1), np.float32), [made := piece(count, start=start)], kept)
+        assert made.out.tobytes() == by_host(factors, LEAST_NORMALS)[4 * start : 4 * (start + count)]
+    assert kept.is_whole
+
+
 def test_small_t_s_stay_with_the_processor(cuda: Cuda) -> None:
     device = Cuda(["cuda:0"], load_backend(), 1 << 20)
     small, large = Factors(1, "s", 4, 1, 8, LEAST_NORMALS - 1), Factors(1, "l", 4, 1, 8, LEAST_NORMALS)
@@ -148,6 +167,24 @@ def test_no_memory_at_all_is_told_and_nothing_is_lost(cuda: Cuda, monkeypatch: p
     check_known_answer(cuda)
 
 
+def test_a_pass_that_finds_no_memory_leaves_its_lane_to_the_next_one(
+    cuda: Cuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    factors, gpu = Factors(1, "a", 4, 2, 8, 5000), cuda.gpus[0]
+    woven(cuda, factors, 5000)
+    lanes = list(gpu._idle)
+
+    def weave(*arguments: Any) -> None:
+        raise FULL
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kernels_cuda, "weave", weave)
+        with pytest.raises(Unavailable, match="out of memory"):
+            woven(cuda, factors, 5000)
+    assert list(gpu._idle) == lanes
+    assert woven(cuda, factors, 5000) == by_host(factors, 5000)
+
+
 def test_a_t_for_which_there_is_no_memory_stays_virtual(cuda: Cuda, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is to be resident pushes others out first; auto does not."""
     store, (a, b, c) = store_of(cuda), (Factors(1, name, 4, 2, 8, 5000) for name in "abc")
@@ -171,6 +208,21 @@ def test_a_t_for_which_there_is_no_memory_stays_virtual(cuda: Cuda, monkeypatch:
     )
     store.expect(c, Residency.RESIDENT)
     assert (store.t(a), store.t(c) is not None) == (None, True)
+
+
+def test_a_gpu_that_turns_out_to_be_lost_when_a_t_is_to_be_kept_fails_nobody(
+    cuda: Cuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, factors = store_of(cuda), Factors(1, "a", 4, 2, 8, 5000)
+
+    def allocate(self: Gpu, shape: tuple[int, int, int]) -> Any:
+        with self._told():
+            raise LOST
+
+    monkeypatch.setattr(Gpu, "allocate", allocate)
+    store.expect(factors, Residency.RESIDENT)
+    assert cuda.gpus[0].lost
+    assert store.t(factors) is None
 
 
 @interpreted
@@ -271,6 +323,42 @@ def test_warming_up_notices_wrong_bits(cuda: Cuda, monkeypatch: pytest.MonkeyPat
     with pytest.raises(Unavailable, match="cuda:0 makes wrong bits") as caught:
         cuda.warm_up()
     assert caught.value.code == "wrong_bits"
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("Failed to find C compiler."), PermissionError(13, "Permission denied", "/.triton")]
+)
+def test_warming_up_says_what_the_kernels_lack(cuda: Cuda, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def weave(*arguments: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(kernels_cuda, "weave", weave)
+    with pytest.raises(Unavailable, match=r"cuda:0 cannot be used: .*(compiler|denied)") as caught:
+        cuda.warm_up()
+    assert caught.value.code == "gpu_unavailable"
+
+
+def test_a_gpu_that_is_another_process_s_alone_is_told_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    def busy(self: Gpu, share: float) -> int:
+        raise RuntimeError("CUDA error: CUDA-capable device(s) is/are busy or unavailable\nlong advice")
+
+    monkeypatch.setattr(Gpu, "_half_of_what_is_free", busy)
+    with pytest.raises(Unavailable, match=r"cuda:0 cannot be used: CUDA error: .* unavailable$") as caught:
+        Cuda(["cuda:0"], load_backend())
+    assert caught.value.code == "gpu_unavailable"
+
+
+def test_memory_of_t_s_that_are_gone_goes_back_to_the_gpu(cuda: Cuda, monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu, reserved, emptied = cuda.gpus[0], [0], list[bool]()
+    monkeypatch.setattr(gpu, "device", torch.device("cuda:0"))
+    monkeypatch.setattr(torch, "empty", lambda *_, **__: None)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: reserved[0])
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append(True))
+    gpu.allocate((1, 4, 1))
+    assert not emptied
+    reserved[0] = 2 * gpu.budget + (1 << 30)
+    gpu.allocate((1, 4, 1))
+    assert emptied
 
 
 def test_many_threads_share_a_gpu(cuda: Cuda) -> None:

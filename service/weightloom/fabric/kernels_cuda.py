@@ -205,12 +205,15 @@ def _weave_many(  # type: ignore[no-untyped-def]
     _store(out32, out16, form, batch, a0, a1, a2, a3, B, GROUPS)
 
 
-@triton.jit(do_not_specialize=NUMBERS)
+@triton.jit(do_not_specialize=NUMBERS, do_not_specialize_on_alignment=["planes"])
 def _draw(  # type: ignore[no-untyped-def]
     planes, seed0: tl.uint32, seed1: tl.uint32, stream0: tl.uint32, stream1: tl.uint32,
     first: tl.int64, r: tl.int32, groups: tl.int64, total: tl.int64, GROUPS: tl.constexpr,
 ):  # fmt: skip
-    """Numbers of groups first, first + 1, ... to the beginning of each of the 4 r planes, which lie ``total`` apart."""
+    """Numbers of groups first, first + 1, ... to the beginning of each of the 4 r planes, which lie ``total`` apart.
+
+    A plane may begin anywhere, so that stores are of single numbers in any case; side by side they are as fast.
+    """
     done = tl.program_id(0).to(tl.int64) * GROUPS
     lane = tl.arange(0, GROUPS)
     mask = done + lane < groups

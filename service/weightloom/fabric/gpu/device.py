@@ -7,21 +7,20 @@ would take longer, the processor makes: the bits are the same. h is computed on 
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from weightloom.errors import Unavailable
+from weightloom.errors import Unavailable, WeightloomError
 from weightloom.fabric import kernels_cuda as kernels
 from weightloom.fabric.backend import Backend
-from weightloom.fabric.device import HostMemory, Memory, OnFull
+from weightloom.fabric.device import HostMemory, Memory, OnFull, aligned_block
 from weightloom.fabric.dtypes import DType
 from weightloom.fabric.factors import Factors, ResidentT
 from weightloom.fabric.gpu.gpu import Gpu, GpuFull, GpuLost, GpuT
+from weightloom.fabric.gpu.pinned import Pinned
 from weightloom.fabric.passes import Piece
 from weightloom.fabric.sections import TileSize
 from weightloom.fabric.streams import FactorStream
@@ -50,13 +49,13 @@ class Cuda:
         fallback: bool = False,
         least_normals: int = LEAST_NORMALS,
     ) -> None:
-        self.gpus = [Gpu(name, factor_bytes, share) for name in names]
+        self.gpus = [_opened(name, factor_bytes, share) for name in names]
         self.name, self.backend = ", ".join(names), self
         self.memories: list[Memory] = [HostMemory(budget=None if host.READS_T else 0), *self.gpus]
         self.tile = TileSize(4 << 20, 1 << 29)  # a launch and its copy take some 200 microseconds
         self.on_full: OnFull | None = None
         self._host, self._fallback, self._least_normals = host, fallback, least_normals
-        self._lock = threading.Lock()
+        self._pinned = Pinned()
 
     def place_of(self, factors: Factors) -> int:
         """Small T's stay with the processor, which makes what needs them; others have a GPU of their own."""
@@ -65,9 +64,10 @@ class Cuda:
         return 0 if is_small or self.gpus[at].lost else 1 + at
 
     def host_block(self, size: int) -> npt.NDArray[np.uint8]:
-        """Pinned memory, to which a GPU copies without a stop in between."""
-        block: npt.NDArray[np.uint8] = torch.empty(size, dtype=torch.uint8, pin_memory=not kernels.INTERPRETED).numpy()
-        return block
+        """Pinned memory, to which a GPU copies without a stop in between; plain memory where there is none of it."""
+        gpu = next((gpu for gpu in self.gpus if not gpu.lost), None)
+        pinned = None if gpu is None or gpu.device.type == "cpu" else self._pinned.take(size, gpu.device)
+        return aligned_block(size) if pinned is None else pinned
 
     def hidden(self, factors: Factors, w: F32, scale: float, pqs: tuple[F32, F32, F32] | None) -> F32:
         """See ``Backend``."""
@@ -97,9 +97,10 @@ class Cuda:
 
     def _gpu_for(self, kept: GpuT | None, normals: int) -> Gpu | None:
         """The GPU for a pass; None for the processor. Raises Unavailable where all are lost."""
-        if kept is not None and not kept.gpu.lost:
+        is_little = normals < self._least_normals
+        if kept is not None and not kept.gpu.lost and not (is_little and kept.is_whole):  # or it would never be whole
             return kept.gpu
-        if normals < self._least_normals:
+        if is_little:
             return None
         running = [gpu for gpu in self.gpus if not gpu.lost]
         if not running and not self._fallback:
@@ -128,7 +129,8 @@ class Cuda:
             log.info("%s: loading the kernels (the very first start compiles them, for about a minute)", gpu.name)
             for r in (2,) if kernels.INTERPRETED else range(1, kernels.FEW + 3):
                 for batch in kernels.BATCHES:
-                    self._prove(gpu, r, batch)
+                    with _explained(gpu.name):
+                        self._prove(gpu, r, batch)
 
     def _prove(self, gpu: Gpu, r: int, batch: int) -> None:
         factors = Factors(r, f"warm {batch}", 1, r, 1, WARM_ELEMENTS)
@@ -177,6 +179,23 @@ def _told(gpu: Gpu) -> Iterator[None]:
         raise Unavailable(str(error), code="gpu_out_of_memory") from error
     except GpuLost as error:
         raise _lost(gpu) from error
+
+
+def _opened(name: str, factor_bytes: int | None, share: float) -> Gpu:
+    with _explained(name):
+        return Gpu(name, factor_bytes, share)
+
+
+@contextmanager
+def _explained(name: str) -> Iterator[None]:
+    """A GPU may be another process's alone. Triton needs a C compiler, Python's headers, and a folder to write to."""
+    try:
+        yield
+    except WeightloomError:
+        raise
+    except Exception as error:
+        told = str(error).partition("\n")[0] or type(error).__name__
+        raise Unavailable(f"{name} cannot be used: {told}", code="gpu_unavailable") from error
 
 
 def _lost(gpu: Gpu) -> Unavailable:

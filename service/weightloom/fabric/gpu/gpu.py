@@ -24,6 +24,7 @@ from weightloom.fabric.streams import FactorStream
 __all__ = ["Gpu", "GpuFull", "GpuLost", "GpuT"]
 
 NORMALS_AT_ONCE = 1 << 22
+SPARE_BYTES = 1 << 30  # for lanes, and what torch keeps ready
 INTERPRETED_BUDGET = 1 << 28
 INTERPRETER = threading.Lock()  # its state is the process's
 
@@ -35,7 +36,7 @@ class GpuFull(MemoryError):
     """The GPU's memory is used up."""
 
 
-class GpuLost(Exception):
+class GpuLost(OSError):
     """The GPU, or this process's way to it, does not work any more."""
 
 
@@ -52,7 +53,7 @@ class Gpu:
 
     def __init__(self, name: str, budget: int | None = None, share: float = 1.0) -> None:
         self.name, self.lost, self.busy = name, "", 0
-        self._device = torch.device("cpu" if kernels.INTERPRETED else name)
+        self.device = torch.device("cpu" if kernels.INTERPRETED else name)
         self.budget = self._half_of_what_is_free(share) if budget is None else int(budget * share)
         self._idle: deque[Lane] = deque()
         self._lock = threading.Lock()
@@ -61,7 +62,7 @@ class Gpu:
     def _half_of_what_is_free(self, share: float) -> int:
         if kernels.INTERPRETED:
             return INTERPRETED_BUDGET
-        return int(torch.cuda.mem_get_info(self._device)[0] / 2 * share)
+        return int(torch.cuda.mem_get_info(self.device)[0] / 2 * share)
 
     def new_t(self, factors: Factors) -> GpuT:
         """Memory for a T. Raises GpuFull, GpuLost."""
@@ -71,7 +72,14 @@ class Gpu:
         """Planes for (chunks, 4 r, groups): the chunks lie side by side, so that any run of groups is read at once."""
         chunks, planes, groups = shape
         with self._told():
-            return torch.empty((planes, chunks * groups), dtype=torch.float32, device=self._device)
+            made = torch.empty((planes, chunks * groups), dtype=torch.float32, device=self.device)
+            self._give_back()
+        return made
+
+    def _give_back(self) -> None:
+        """What torch keeps of T's that are gone, once it is much: other processes want to use the GPU, too."""
+        if self.device.type == "cuda" and torch.cuda.memory_reserved(self.device) > self.budget * 5 // 4 + SPARE_BYTES:
+            torch.cuda.empty_cache()
 
     def normals(self, stream: FactorStream, start: int, count: int) -> F32:
         """See ``streams.normals``: a factor of one column, in parts. Raises GpuFull, GpuLost."""
@@ -80,7 +88,7 @@ class Gpu:
             first, n = (start + done) // 4, min(NORMALS_AT_ONCE, count - done)
             groups = -(-(start + done + n) // 4) - first
             with self._lane() as lane, lane.turn():
-                planes = torch.empty((4, groups), dtype=torch.float32, device=self._device)
+                planes = torch.empty((4, groups), dtype=torch.float32, device=self.device)
                 kernels.draw(planes, stream, first, groups)
                 drawn = planes.T.reshape(-1).cpu().numpy()
             out[done : done + n] = drawn[start + done - 4 * first :][:n]
@@ -108,16 +116,20 @@ class Gpu:
             self.busy += 1
             lane = self._idle.pop() if self._idle else None
         try:
-            with self._told(), self._alone:
-                lane = lane or Lane(self._device)
+            with self._told(), self._alone, self._current():
+                lane = lane or Lane(self.device)
                 try:
                     yield lane
                 finally:
                     lane.finish()
-            self._idle.append(lane)
+                    self._idle.append(lane)  # after an error, too: where memory is short, a new one would take more
         finally:
             with self._lock:
                 self.busy -= 1
+
+    def _current(self) -> AbstractContextManager[None]:
+        """This GPU as the thread's. Or leaving a stream would go back to the first GPU, and wake it up for nothing."""
+        return nullcontext() if kernels.INTERPRETED else torch.cuda.device(self.device)
 
     @contextmanager
     def _told(self) -> Iterator[None]:

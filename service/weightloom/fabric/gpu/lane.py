@@ -25,6 +25,9 @@ class Lane:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._streams: list[Any] = [torch.cuda.Stream(device) if device.type == "cuda" else None for _ in range(2)]
+        # Made once: to make events from several threads takes long.
+        self._first_done: Any = torch.cuda.Event() if device.type == "cuda" else None
+        self._ended: list[Any] = [torch.cuda.Event(blocking=True) for stream in self._streams if stream is not None]
         self._stages = []
         for stream in self._streams:
             with _on(stream):
@@ -33,9 +36,10 @@ class Lane:
         self._held: list[Any] = []
 
     def upload(self, values: npt.NDArray[np.float32]) -> Any:
-        """``values`` on the device; held until ``finish``."""
-        tensor = torch.from_numpy(values).to(self._device, non_blocking=True)
-        self._held.append(tensor)
+        """``values`` on the device; both are held until ``finish``: CUDA need not have read them before that."""
+        source = torch.from_numpy(values)
+        tensor = source.to(self._device, non_blocking=True)
+        self._held += source, tensor
         return tensor
 
     @contextmanager
@@ -46,8 +50,9 @@ class Lane:
 
     def follow(self) -> None:
         """Have the second stream wait for the first."""
-        if self._streams[1] is not None:
-            self._streams[1].wait_stream(self._streams[0])
+        if self._first_done is not None:
+            self._first_done.record(self._streams[0])
+            self._streams[1].wait_event(self._first_done)
 
     @contextmanager
     def turn(self) -> Iterator[Any]:
@@ -58,11 +63,10 @@ class Lane:
 
     def finish(self) -> None:
         """Wait until all is done, without keeping a core busy. Raises torch's errors of the work."""
-        for stream in self._streams:
-            if stream is not None:
-                event: Any = torch.cuda.Event(blocking=True)
-                event.record(stream)
-                event.synchronize()
+        for stream, ended in zip(self._streams, self._ended, strict=False):
+            ended.record(stream)
+        for ended in self._ended:
+            ended.synchronize()
         self._held.clear()
 
 
