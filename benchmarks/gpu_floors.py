@@ -22,9 +22,9 @@ from weightloom.fabric.streams import FactorStream
 
 __all__ = ["Case", "Floor", "Machine", "identify", "measure_machine"]
 
-# Instructions of one lane. A normal: a quarter of a Philox block and a half of a Box-Muller step, by the listing of
-# the compiled kernel, rounded to what is not address or loop. Used w: one multiplication and one addition.
-PER_NORMAL = 50
+# Instructions of one lane, as ``python benchmarks/gpu_code.py`` counts them for sm_90: for a normal number 48.8 with
+# one w and 77 with 16, of which a multiplication and an addition are each w's.
+PER_NORMAL = 47
 PER_NORMAL_AND_W = 2
 PER_LOAD = 1
 LANES = 4 * 32  # of an SM's schedulers

@@ -83,7 +83,6 @@ def run(settings: Settings, listener: socket.socket, on_ready: Callable[[], None
     """Serve in this process. The end of ``lifeline``, a pipe, means what SIGTERM does."""
     with observing(settings, ROUTING_CODES.values()) as observer, closing(build_engine(settings, observer)) as engine:
         log.info("device %s makes the known answer (the very first start compiles the kernels)", engine.device.name)
-        engine.device.warm_up()
         check_known_answer(engine.device)
         log.info("the known answer is right; %d threads", settings.threads)
         gc.freeze()  # what is there now stays; the collector need not look at it again and again

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,7 @@ from weightloom.engine.known_answer import check_known_answer
 from weightloom.engine.limits import EngineLimits
 from weightloom.errors import Unavailable
 from weightloom.fabric import DType, ModelSpec, VirtualFile, kernels_cuda, load_backend
+from weightloom.fabric.device import Cpu, open_device
 from weightloom.fabric.factors import Factors, ResidentT
 from weightloom.fabric.gpu.device import LEAST_NORMALS, Cuda
 from weightloom.fabric.gpu.gpu import Gpu, GpuT
@@ -77,8 +79,13 @@ def failing(
                 raise error
             yield one
 
+    def wait(self: Gpu) -> None:
+        if error is LOST and self in failed:
+            raise error
+
     with monkeypatch.context() as patch:
         patch.setattr(Gpu, "_lane", lane)
+        patch.setattr(Gpu, "_wait", wait)
         yield failed
 
 
@@ -219,7 +226,11 @@ def test_a_gpu_that_turns_out_to_be_lost_when_a_t_is_to_be_kept_fails_nobody(
         with self._told():
             raise LOST
 
+    def wait(self: Gpu) -> None:
+        raise LOST
+
     monkeypatch.setattr(Gpu, "allocate", allocate)
+    monkeypatch.setattr(Gpu, "_wait", wait)
     store.expect(factors, Residency.RESIDENT)
     assert cuda.gpus[0].lost
     assert store.t(factors) is None
@@ -380,3 +391,20 @@ def test_a_t_is_as_large_as_it_says(cuda: Cuda) -> None:
         kept = cuda.gpus[0].new_t(factors)
         assert isinstance(kept, GpuT)
         assert kept.planes.nbytes == ResidentT.size_of(factors)
+
+
+def test_auto_takes_the_processor_where_a_gpu_makes_wrong_bits(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert isinstance(open_device("cuda:0"), Cuda)
+
+    def weave(out: Any, *arguments: Any) -> None:
+        out.zero_()
+
+    monkeypatch.setattr(kernels_cuda, "weave", weave)
+    monkeypatch.setattr("weightloom.fabric.gpu.finding.find_gpus", lambda name: ["cuda:0"])
+    with pytest.raises(Unavailable, match="cuda:0 makes wrong bits"):
+        open_device("cuda:0")
+    with caplog.at_level(logging.WARNING):
+        assert isinstance(open_device("auto"), Cpu)
+    assert "there is a GPU here, but it is not used: cuda:0 makes wrong bits" in caplog.text

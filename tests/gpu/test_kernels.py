@@ -71,10 +71,10 @@ def test_normals_are_the_bits_of_the_reference(seed: int, stream: int, start: in
     np.testing.assert_array_equal(gpu.normals(which, start, count).view(np.uint32), expected.view(np.uint32))
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(
     seed=st.integers(0, 2**64 - 1),
-    r=st.one_of(st.integers(1, 13), st.sampled_from([16, 30, 64])),
+    r=st.one_of(st.integers(1, 13), st.sampled_from([16, 30])),
     start=st.one_of(st.integers(0, 3000), st.sampled_from([2**40 + 1, 2**47])),
     count=st.integers(1, 1200),
     pieces=st.lists(st.tuples(st.sampled_from(DType), st.integers(1, 6)), min_size=1, max_size=4),

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from weightloom.fabric.device import aligned_block
+from weightloom.fabric.leases import lease
 
 __all__ = ["TileBuffers"]
 
@@ -40,23 +40,9 @@ class TileBuffers:
             block = self._free.pop()
         except IndexError:
             block = self._new_block(self._block_bytes)
-        return np.asarray(_Lease(block, self._free))[:size]
+        return lease(block, self._free)[:size]
 
     @property
     def idle_bytes(self) -> int:
         """Bytes that lie ready for reuse."""
         return len(self._free) * self._block_bytes
-
-
-class _Lease:
-    """Owns a block for as long as any array or memoryview made from it lives."""
-
-    def __init__(self, block: Bytes, home: deque[Bytes]) -> None:
-        self._block, self._home = block, home
-
-    @property
-    def __array_interface__(self) -> dict[str, Any]:
-        return self._block.__array_interface__
-
-    def __del__(self) -> None:
-        self._home.append(self._block)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -9,12 +10,14 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from weightloom.errors import InvalidInput
+from weightloom.errors import InvalidInput, Unavailable
 from weightloom.fabric.backend import Backend, load_backend
 from weightloom.fabric.factors import Factors, ResidentT
 from weightloom.fabric.sections import TileSize
 
 __all__ = ["Cpu", "Device", "HostMemory", "Memory", "OnFull", "aligned_block", "open_device"]
+
+log = logging.getLogger(__name__)
 
 
 class OnFull(Protocol):
@@ -69,9 +72,6 @@ class Device(Protocol):
     def probes(self) -> Iterable[Backend]:
         """Each arithmetic that W is made with: all of them must give a known answer before the server is ready."""
 
-    def warm_up(self) -> None:
-        """Whatever takes long at the first use. Raises Unavailable where the device can not be trusted."""
-
     def problems(self) -> dict[str, str]:
         """What does not work any more, though the server can do without it."""
 
@@ -115,9 +115,6 @@ class Cpu:
         """The backend."""
         return [self.backend]
 
-    def warm_up(self) -> None:
-        """Nothing: numba compiles at the known answer."""
-
     def problems(self) -> dict[str, str]:
         """None."""
         return {}
@@ -131,6 +128,7 @@ def open_device(
 
     backend: the CPU's arithmetic. gpu_factor_bytes: of each GPU for T's; None for half of what is free, of which
     ``gpu_share`` is this process's. gpu_fallback: whether the CPU goes on alone where all GPUs are lost.
+    GPUs are ready for use: their kernels are compiled and have given the processor's bits.
     Raises InvalidInput for another name, Unavailable where a GPU is asked for that can not be used.
     """
     if name not in {"auto", "cpu", "cuda"} and not name.removeprefix("cuda:").isdecimal():
@@ -139,9 +137,16 @@ def open_device(
     if name != "cpu":
         from weightloom.fabric.gpu.finding import find_gpus
 
-        found = find_gpus(name)
-        if found:
-            from weightloom.fabric.gpu.device import Cuda
+        try:
+            found = find_gpus(name)
+            if found:
+                from weightloom.fabric.gpu.device import Cuda
 
-            return Cuda(found, host, gpu_factor_bytes, gpu_share, gpu_fallback)
+                device = Cuda(found, host, gpu_factor_bytes, gpu_share, gpu_fallback)
+                device.warm_up()
+                return device
+        except Unavailable as error:
+            if name != "auto":
+                raise
+            log.warning("there is a GPU here, but it is not used: %s", error.message)
     return Cpu(host)

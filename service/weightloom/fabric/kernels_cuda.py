@@ -250,7 +250,7 @@ def _weave_kept(  # type: ignore[no-untyped-def]
 INTERPRETED = isinstance(
     _draw, InterpretedFunction
 )  # then memory is the CPU's, and a step takes as long for many lanes
-GROUPS_OF = {1: 4096, 4: 4096, 16: 1024} if INTERPRETED else {1: 256, 4: 128, 16: 128}  # of a program of four warps
+GROUPS_OF = {1: 16384, 4: 4096, 16: 1024} if INTERPRETED else {1: 256, 4: 128, 16: 128}  # of a program of four warps
 
 
 def weave(out: Any, dtype: DType, h: Any, batch: int, t: streams.FactorStream, first: int, groups: int, r: int) -> None:

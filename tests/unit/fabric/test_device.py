@@ -40,7 +40,7 @@ def test_a_server_without_gpus_imports_neither_torch_nor_triton(tmp_path: Path) 
 def test_a_gpu_without_its_packages_is_told_and_the_processor_taken(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         assert isinstance(open_device(), Cpu)
-    assert "there is a GPU here, but it is not used: torch and triton not installed" in caplog.text
+    assert "there is a GPU here, but it is not used: device auto cannot be used: torch and triton not" in caplog.text
     assert "weightloom[server,cuda]" in caplog.text
 
 

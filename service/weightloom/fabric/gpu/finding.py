@@ -14,6 +14,7 @@ __all__ = ["driver_has_gpus", "find_gpus"]
 
 log = logging.getLogger(__name__)
 
+NO_DEVICE = 100  # of the driver's errors
 INSTALL = "pip install 'weightloom[server,cuda]'"
 
 
@@ -21,7 +22,7 @@ def find_gpus(name: str) -> list[str]:
     """torch's names of the GPUs for the device ``name`` ("auto", "cuda", "cuda:N"); empty for the CPU alone.
 
     With TRITON_INTERPRET=1 "cuda:0" is a GPU that Triton plays on the processor, for tests.
-    Raises Unavailable, with what is missing, where a GPU is asked for.
+    Raises Unavailable, with what is missing, where there is a GPU, or one is asked for, and it cannot be used.
     """
     is_interpreted = os.environ.get("TRITON_INTERPRET") == "1"
     if name == "auto" and (is_interpreted or not driver_has_gpus()):
@@ -32,10 +33,7 @@ def find_gpus(name: str) -> list[str]:
         if name in {"auto", "cuda", *gpus}:
             return [name] if name in gpus else gpus
         problem = f"there is no such GPU, only {', '.join(gpus)}"
-    if name != "auto":
-        raise Unavailable(f"device {name} cannot be used: {problem}", code="gpu_unavailable")
-    log.warning("there is a GPU here, but it is not used: %s", problem)
-    return []
+    raise Unavailable(f"device {name} cannot be used: {problem}", code="gpu_unavailable")
 
 
 def driver_has_gpus() -> bool:
@@ -44,8 +42,10 @@ def driver_has_gpus() -> bool:
         driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
     except OSError:
         return False
-    count = ctypes.c_int(0)
-    return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
+    count, status = ctypes.c_int(0), driver.cuInit(0)
+    if status not in {0, NO_DEVICE}:
+        log.warning("NVIDIA's driver is here, but says error %d, so no GPU is used", status)
+    return status == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
 
 
 def _missing() -> str:

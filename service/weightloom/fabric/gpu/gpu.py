@@ -141,10 +141,23 @@ class Gpu:
         except RuntimeError as error:
             if isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error).lower():
                 raise GpuFull(f"{self.name}: {_first_line(error)}") from error
-            if isinstance(error, getattr(torch, "AcceleratorError", ())) or "CUDA" in str(error):
+            if not self._answers():
                 self.lost = self.lost or _first_line(error)
                 raise GpuLost(self.lost) from error
             raise
+
+    def _answers(self) -> bool:
+        """Whether the GPU still does: an error that it does not forget comes up again whatever it is asked."""
+        try:
+            self._wait()
+        except RuntimeError:
+            return False
+        return True
+
+    def _wait(self) -> None:
+        """For all that was begun. Raises torch's errors."""
+        if not kernels.INTERPRETED:
+            torch.cuda.synchronize(self.device)
 
 
 def _first_line(error: BaseException) -> str:

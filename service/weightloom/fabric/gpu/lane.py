@@ -16,7 +16,7 @@ import torch
 
 __all__ = ["STAGE_BYTES", "Lane"]
 
-STAGE_BYTES = 4 << 20  # of each of the two streams
+STAGE_BYTES = 16 << 20  # of each of the two streams: a part is copied row by row, so it should be large
 
 
 class Lane:

@@ -16,6 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from weightloom.fabric.leases import lease
+
 __all__ = ["Pinned"]
 
 log = logging.getLogger(__name__)
@@ -46,21 +48,7 @@ class Pinned:
                 self._is_refused = True
                 log.warning("no more memory can be pinned, copies to other memory are slower: %s", problem)
                 return None
-        return np.asarray(_Lease(block, home))
-
-
-class _Lease:
-    """Owns a block for as long as any array made from it lives."""
-
-    def __init__(self, block: Bytes, home: deque[Bytes]) -> None:
-        self._block, self._home = block, home
-
-    @property
-    def __array_interface__(self) -> dict[str, Any]:
-        return self._block.__array_interface__
-
-    def __del__(self) -> None:
-        self._home.append(self._block)
+        return lease(block, home)
 
 
 def _pin(block: Bytes, device: torch.device) -> str:
