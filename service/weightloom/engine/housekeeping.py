@@ -77,7 +77,8 @@ class HouseKeeping:
                 spec = await asyncio.to_thread(self._registry.load, summary)
             except NotFound:  # deleted meanwhile
                 continue
-            rest = [have - need for have, need in zip(room, self._residencies.sizes(spec), strict=True)]
+            needed = await asyncio.to_thread(self._residencies.sizes, spec)
+            rest = [have - need for have, need in zip(room, needed, strict=True)]
             if min(rest) < 0:
                 self._tell_of_no_room(spec)
                 continue
