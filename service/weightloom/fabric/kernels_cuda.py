@@ -9,8 +9,8 @@ where its product is exact. Where a step is written in another way than the cont
 bits are the same. Sums start at -0.0, since -0.0 + x is x for every x. Triton's unary minus is 0 - x, which loses the
 sign of zero, so signs are flipped in integers.
 
-What is compiled is bounded: scalars are not specialised, dtypes are a branch, w's go in batches of BATCHES. ``warm_up``
-in ``cuda.py`` launches all of it. With TRITON_INTERPRET=1 the same code runs on the CPU, in numpy.
+What is compiled is bounded: scalars are not specialised, dtypes are a branch, w's go in batches of BATCHES. The device's
+``warm_up`` launches all of it. With TRITON_INTERPRET=1 the same code runs on the CPU, in numpy.
 """
 
 from __future__ import annotations
@@ -247,9 +247,8 @@ def _weave_kept(  # type: ignore[no-untyped-def]
     _store(out32, out16, form, batch, a0, a1, a2, a3, B, GROUPS)
 
 
-INTERPRETED = isinstance(
-    _draw, InterpretedFunction
-)  # then memory is the CPU's, and a step takes as long for many lanes
+# Where Triton interprets, memory is the CPU's, and a step takes as long for many lanes as for few.
+INTERPRETED = isinstance(_draw, InterpretedFunction)
 GROUPS_OF = {1: 16384, 4: 4096, 16: 1024} if INTERPRETED else {1: 256, 4: 128, 16: 128}  # of a program of four warps
 
 
