@@ -214,6 +214,7 @@ class Unavailable(WeightloomError):
         "gpu_unavailable": "The GPU that the setting `device` names cannot be used; the server does not start.",
         "gpu_out_of_memory": "A GPU has no memory left for the work, with nothing kept there that could be given up.",
         "gpu_lost": "A GPU does not answer any more (the message has the driver's words); start the server anew.",
+        "tls_unavailable": "The files of the settings for TLS cannot be used; the server does not start.",
         "port_unavailable": "The server cannot listen on its port; it does not start.",
         "missing_extra": "A package is needed that is not installed (command line only).",
     }

@@ -21,6 +21,7 @@ from weightloom.rpc import RpcFront
 from weightloom.settings import Settings
 from weightloom.supervisor import supervise
 from weightloom.telemetry import configure, observing
+from weightloom.tls import read_tls
 
 __all__ = ["build_engine", "run", "serve"]
 
@@ -46,10 +47,11 @@ def serve(settings: Settings) -> None:
     """
     configure(settings)
     _raise_descriptor_limit()
+    tls = read_tls(settings)
     listener = reserve_port(settings.host, settings.port)
     grpc = _reserve_shared_port(settings.host, settings.grpc_port)
     settings = settings.model_copy(update={"grpc_port": grpc.getsockname()[1]})
-    url = url_of(listener)
+    url = url_of(listener, "https" if tls else "http")
     with grpc:
         if settings.workers > 1:
             supervise(settings, listener, lambda: log.info("serving %s (%d workers)", url, settings.workers))

@@ -145,6 +145,8 @@ def _config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
         lifespan="off",  # nothing to start or end there
         server_header=False,
         proxy_headers=False,  # nothing here depends on who asks
+        ssl_certfile=settings.tls_cert,
+        ssl_keyfile=settings.tls_key,
     )
 
 

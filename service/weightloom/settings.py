@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from weightloom.engine.factors import Residency
@@ -37,6 +37,14 @@ class Settings(BaseSettings):
         ge=1,
         le=86400,
         description="A gRPC peer that is silent for so long is pinged, and dropped if it is silent for as long again.",
+    )
+    tls_cert: Path | None = Field(
+        None, description="PEM file of the server's certificate, with its chain: both fronts then speak TLS alone."
+    )
+    tls_key: Path | None = Field(None, description="PEM file of the certificate's key, without a password.")
+    grpc_client_ca: Path | None = Field(
+        None,
+        description="PEM file of certificates: gRPC clients must then show one that these have signed (mutual TLS).",
     )
     data_dir: Path = Field(Path("data"), description="Folder of the registry, made where it is missing.")
     device: str = Field(
@@ -136,6 +144,14 @@ class Settings(BaseSettings):
         False,
         description="A span for each call, by OTLP over gRPC; needs the extra `otel`; obeys the `OTEL_…` variables.",
     )
+
+    @model_validator(mode="after")
+    def _tls_is_whole(self) -> Self:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("tls_cert and tls_key, both or neither")
+        if self.grpc_client_ca is not None and self.tls_cert is None:
+            raise ValueError("tls_cert and tls_key beside grpc_client_ca")
+        return self
 
     @property
     def registry_path(self) -> Path:

@@ -17,7 +17,7 @@ from typing import Any
 
 import urllib3
 
-URL, GRPC_TARGET = r"http://127\.0\.0\.1:\d+", r"(?<=grpc://)127\.0\.0\.1:\d+"
+URL, GRPC_TARGET = r"https?://127\.0\.0\.1:\d+", r"grpcs?://(127\.0\.0\.1:\d+)"
 HTTP = urllib3.PoolManager(retries=False, timeout=60)
 
 
@@ -30,11 +30,12 @@ class Server:
     grpc_target: str
     data_dir: Path
     log: Path
+    http: urllib3.PoolManager = HTTP
 
     def request(self, method: str, path: str, body: bytes | None = None, **headers: str) -> urllib3.BaseHTTPResponse:
         """One request; header names are given with underscores."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
-        return HTTP.request(method, self.url + path, body=body, headers=named)
+        return self.http.request(method, self.url + path, body=body, headers=named)
 
     def post_json(self, path: str, value: Any, **headers: str) -> urllib3.BaseHTTPResponse:
         """POST a JSON value."""
@@ -72,7 +73,9 @@ class Server:
 
 
 @contextmanager
-def running_server(data_dir: Path, *, workers: int = 1, **settings: object) -> Iterator[Server]:
+def running_server(
+    data_dir: Path, *, workers: int = 1, http: urllib3.PoolManager = HTTP, **settings: object
+) -> Iterator[Server]:
     """``weightloom serve`` on free ports, ready, its ``workers`` started; killed at the end if it still runs."""
     log = data_dir.parent / f"{data_dir.name}.log"
     named = {"workers": workers, **settings}
@@ -83,7 +86,7 @@ def running_server(data_dir: Path, *, workers: int = 1, **settings: object) -> I
         process = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
     try:
         url, grpc_target = (_wait_for(text, process, log) for text in (URL, GRPC_TARGET))
-        server = Server(process, url, grpc_target, data_dir, log)
+        server = Server(process, url, grpc_target, data_dir, log, http)
         _wait_until_ready(server, workers)
         yield server
     finally:
@@ -112,7 +115,7 @@ def _wait_for(text: str, process: subprocess.Popen[bytes], log: Path) -> str:
     """The first part of the log that matches the regular expression ``text``."""
     for _ in range(1200):
         if found := re.search(text, log.read_text()):
-            return found[0]
+            return found[found.re.groups]
         if process.poll() is not None:
             break
         time.sleep(0.05)

@@ -21,7 +21,7 @@ from weightloom_client.errors import (
     WrongBits,
 )
 from weightloom_client.protocol import RetryPolicy
-from weightloom_client.transports import Timeouts
+from weightloom_client.transports import Timeouts, Tls
 
 if TYPE_CHECKING:
     from weightloom_client.aio import AsyncClient
@@ -42,6 +42,7 @@ __all__ = [
     "ServerFailed",
     "ServerUnreachable",
     "Timeouts",
+    "Tls",
     "WeightloomClientError",
     "WrongBits",
     "identity_w",

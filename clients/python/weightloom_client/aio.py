@@ -22,7 +22,7 @@ from weightloom_client.client import Arrays, Client
 from weightloom_client.factors import AnyBlob
 from weightloom_client.progress import Progress
 from weightloom_client.protocol import AnyModel, Options, RetryPolicy, W
-from weightloom_client.transports import Timeouts
+from weightloom_client.transports import Timeouts, Tls
 from weightloom_client.verify import Mode
 
 if TYPE_CHECKING:
@@ -46,9 +46,11 @@ class AsyncClient:
         retries: RetryPolicy = RetryPolicy(),  # noqa: B008
         verify: Mode = "sample",
         headers: Mapping[str, str] | None = None,
+        tls: Tls = Tls(),  # noqa: B008
         max_concurrency: int = 32,
     ) -> None:
-        self._start(Client(urls, timeouts=timeouts, retries=retries, verify=verify, headers=headers), max_concurrency)
+        client = Client(urls, timeouts=timeouts, retries=retries, verify=verify, headers=headers, tls=tls)
+        self._start(client, max_concurrency)
 
     @classmethod
     def local(

@@ -19,7 +19,7 @@ from weightloom_client.models import ModelCalls
 from weightloom_client.progress import Progress, progress_bar
 from weightloom_client.protocol import AnyModel, Options, RetryPolicy, W, Wanted
 from weightloom_client.replicas import Replicas
-from weightloom_client.transports import Timeouts, Transport, transport_to
+from weightloom_client.transports import Timeouts, Tls, Transport, transport_to
 from weightloom_client.verify import Mode, Verifier, check_mode
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Client(ModelCalls):
     urls: http(s)://…, grpc(s)://host:port; of several the next one is asked where one fails, and large files come from
     all at once. timeouts: of single tries. retries: how often and how long a call tries. verify: "sample" makes some
     bytes of each file again from seed and w and compares them, "full" all of them, "off" none. headers: sent with every
-    request (an authorization, for one).
+    request (an authorization, for one). tls: whom to trust at https:// and grpcs://, and what to show there.
 
     model, in all calls: a name or digest, a ModelSpec (or the same as JSON has it), or a Bundle, which brings its w.
     w: by tensor numbers of shape (l,), or (B, l) for B variants at once; rounded once to float32. options: dtype,
@@ -62,11 +62,12 @@ class Client(ModelCalls):
         retries: RetryPolicy = RetryPolicy(),  # noqa: B008
         verify: Mode = "sample",
         headers: Mapping[str, str] | None = None,
+        tls: Tls = Tls(),  # noqa: B008
     ) -> None:
         named = [urls] if isinstance(urls, str) else list(urls)
         if not named:
             raise ValueError("urls: got none, expected at least one")
-        self._start([transport_to(url, timeouts, dict(headers or {})) for url in named], retries, verify)
+        self._start([transport_to(url, timeouts, dict(headers or {}), tls) for url in named], retries, verify)
 
     @classmethod
     def local(

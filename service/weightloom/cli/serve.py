@@ -28,6 +28,8 @@ def serve_command() -> Callable[..., None]:
             settings = Settings(**{name: value for name, value in options.items() if value is not None})
         except ValidationError as error:
             wrong = error.errors(include_url=False)[0]
+            if not wrong["loc"]:  # settings that do not go together
+                raise typer.BadParameter(wrong["msg"]) from error
             name = str(wrong["loc"][0])
             raise typer.BadParameter(
                 f"{name} (WEIGHTLOOM_{name.upper()}) = {wrong['input']!r}: {wrong['msg']}"

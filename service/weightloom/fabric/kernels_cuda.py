@@ -9,8 +9,8 @@ where its product is exact. Where a step is written in another way than the cont
 bits are the same. Sums start at -0.0, since -0.0 + x is x for every x. Triton's unary minus is 0 - x, which loses the
 sign of zero, so signs are flipped in integers.
 
-What is compiled is bounded: scalars are not specialised, dtypes are a branch, w's go in batches of BATCHES. The device's
-``warm_up`` launches all of it. With TRITON_INTERPRET=1 the same code runs on the CPU, in numpy.
+What is compiled is bounded: scalars are not specialised, dtypes are a branch, w's go in batches of BATCHES. All of it
+is launched when a device is opened. With TRITON_INTERPRET=1 the same code runs on the CPU, in numpy.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from weightloom.errors import Unavailable
 from weightloom.rpc.health import Health
 from weightloom.rpc.service import SERVICE, FabricationService
 from weightloom.settings import Settings
+from weightloom.tls import read_tls
 
 __all__ = ["RpcFront"]
 
@@ -51,7 +52,7 @@ class RpcFront:
         await self._health.check()
         await self._server.start()
         self._tasks.append(asyncio.create_task(self._health.follow()))
-        log.info("gRPC on grpc://%s", self._address(self.port))
+        log.info("gRPC on %s://%s", "grpcs" if settings.tls_cert else "grpc", self._address(self.port))
 
     def drain(self) -> None:
         """Health says NOT_SERVING from now on; nothing else changes."""
@@ -69,11 +70,19 @@ class RpcFront:
     def _bind(self) -> int:
         address = self._address(self.port)
         try:
-            port: int = self._server.add_insecure_port(address)
+            port: int = self._listen(address)
         except RuntimeError as error:
             message = f"gRPC cannot listen on {address} (settings host, grpc_port): {error}"
             raise Unavailable(message, code="port_unavailable") from error
         return port
+
+    def _listen(self, address: str) -> int:
+        tls = read_tls(self._settings)
+        if tls is None:
+            return self._server.add_insecure_port(address)  # type: ignore[no-any-return]
+        pair, must_show = [(tls.key, tls.certificate)], tls.client_ca is not None
+        credentials = grpc.ssl_server_credentials(pair, tls.client_ca, require_client_auth=must_show)
+        return self._server.add_secure_port(address, credentials)  # type: ignore[no-any-return]
 
     def _address(self, port: int) -> str:
         host = self._settings.host

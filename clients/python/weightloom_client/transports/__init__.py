@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
-from weightloom_client.transports.base import Models, Reply, Timeouts, Transport
+from weightloom_client.transports.base import Models, Reply, Timeouts, Tls, Transport
 
-__all__ = ["Models", "Reply", "Timeouts", "Transport", "transport_to"]
+__all__ = ["Models", "Reply", "Timeouts", "Tls", "Transport", "transport_to"]
 
 
-def transport_to(url: str, timeouts: Timeouts, headers: dict[str, str]) -> Transport:
+def transport_to(url: str, timeouts: Timeouts, headers: dict[str, str], tls: Tls) -> Transport:
     """The transport for a URL: http(s)://… is REST, grpc(s)://host:port is gRPC. Raises ValueError for another one."""
     scheme = urlsplit(url).scheme
     if scheme in ("http", "https"):
         from weightloom_client.transports.rest import RestTransport
 
-        return RestTransport(url, timeouts, headers)
+        return RestTransport(url, timeouts, headers, tls)
     if scheme in ("grpc", "grpcs"):
         from weightloom_client.transports.grpc import GrpcTransport
 
-        return GrpcTransport(url, timeouts, headers)
+        return GrpcTransport(url, timeouts, headers, tls)
     raise ValueError(f"url: got {url!r}, expected http://, https://, grpc:// or grpcs://host:port")

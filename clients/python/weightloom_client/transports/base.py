@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -9,7 +10,7 @@ from typing import Any, Protocol
 from weightloom_client.factors import FactorBlob
 from weightloom_client.protocol import Head, Part, Wanted
 
-__all__ = ["Model", "Models", "Reply", "Timeouts", "Transport"]
+__all__ = ["Model", "Models", "Reply", "Timeouts", "Tls", "Transport"]
 
 Model = dict[str, Any]
 
@@ -24,6 +25,21 @@ class Timeouts:
     def __post_init__(self) -> None:
         if min(self.connect, self.read) <= 0:
             raise ValueError(f"expected time-outs above 0, got {self}")
+
+
+@dataclass(frozen=True)
+class Tls:
+    """PEM files for https:// and grpcs://. ca: whom to trust, where that is not whom the system trusts. certificate and
+    key: what the client shows to a server that asks for it.
+    """
+
+    ca: str | os.PathLike[str] | None = None
+    certificate: str | os.PathLike[str] | None = None
+    key: str | os.PathLike[str] | None = None
+
+    def __post_init__(self) -> None:
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("expected certificate and key, both or neither")
 
 
 class Reply(Protocol):

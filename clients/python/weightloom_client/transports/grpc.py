@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -14,7 +15,7 @@ from weightloom_client.arrays import extra
 from weightloom_client.errors import ServerError, server_error
 from weightloom_client.factors import FactorBlob
 from weightloom_client.protocol import Broken, Head, Part, Wanted
-from weightloom_client.transports.base import Model, Timeouts
+from weightloom_client.transports.base import Model, Timeouts, Tls
 
 grpc = extra("grpc", "a grpc:// URL", "grpc")
 
@@ -51,14 +52,14 @@ NETWORK = {"UNAVAILABLE", "INTERNAL", "UNKNOWN", "CANCELLED", "DEADLINE_EXCEEDED
 class GrpcTransport:
     """See ``Transport``. headers: sent as metadata with every call."""
 
-    def __init__(self, url: str, timeouts: Timeouts, headers: Mapping[str, str]) -> None:
+    def __init__(self, url: str, timeouts: Timeouts, headers: Mapping[str, str], tls: Tls) -> None:
         self.url, self._timeouts = url.rstrip("/"), timeouts
         parts = urlsplit(url)
         if not parts.hostname or not parts.port:
             raise ValueError(f"url: got {url!r}, expected grpc://host:port")
         options = [*OPTIONS, ("grpc.use_local_subchannel_pool", 1)]  # a connection of its own, closed with it
         self._channel = (
-            grpc.secure_channel(parts.netloc, grpc.ssl_channel_credentials(), options)
+            grpc.secure_channel(parts.netloc, _credentials(tls), options)
             if parts.scheme == "grpcs"
             else grpc.insecure_channel(parts.netloc, options)
         )
@@ -163,6 +164,13 @@ class GrpcReply:
         self._call.cancel()
 
     close = cancel
+
+
+def _credentials(tls: Tls) -> Any:
+    ca, key, certificate = (
+        None if path is None else Path(path).read_bytes() for path in (tls.ca, tls.key, tls.certificate)
+    )
+    return grpc.ssl_channel_credentials(ca, key, certificate)
 
 
 def _failure(error: Any) -> ServerError | Broken:

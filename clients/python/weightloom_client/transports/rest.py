@@ -18,7 +18,7 @@ from urllib3.exceptions import ConnectTimeoutError, HTTPError, LocationValueErro
 from weightloom_client.errors import ServerError, server_error
 from weightloom_client.factors import FactorBlob
 from weightloom_client.protocol import Broken, Head, Part, Wanted
-from weightloom_client.transports.base import Model, Timeouts
+from weightloom_client.transports.base import Model, Timeouts, Tls
 
 __all__ = ["RestTransport"]
 
@@ -30,8 +30,8 @@ CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-\d+|\*)/(\d+)")
 class RestTransport:
     """See ``Transport``. headers: sent with every request."""
 
-    def __init__(self, url: str, timeouts: Timeouts, headers: Mapping[str, str]) -> None:
-        self.url = url.rstrip("/")
+    def __init__(self, url: str, timeouts: Timeouts, headers: Mapping[str, str], tls: Tls) -> None:
+        self.url, self._tls = url.rstrip("/"), tls
         self._timeout = urllib3.Timeout(connect=timeouts.connect, read=timeouts.read)
         self._headers = dict(headers)
         self._http, self._process = self._connections(), os.getpid()
@@ -84,7 +84,9 @@ class RestTransport:
         self._http.clear()
 
     def _connections(self) -> urllib3.PoolManager:
-        return urllib3.PoolManager(maxsize=CONNECTIONS, timeout=self._timeout, retries=False)
+        tls = {"ca_certs": self._tls.ca, "cert_file": self._tls.certificate, "key_file": self._tls.key}
+        given: dict[str, Any] = {name: os.fspath(path) for name, path in tls.items() if path is not None}
+        return urllib3.PoolManager(maxsize=CONNECTIONS, timeout=self._timeout, retries=False, **given)
 
     def _json(self, method: str, path: str, value: Any = None, expect: str = "digest") -> Model:
         body = None if value is None else json.dumps(value).encode()
