@@ -11,6 +11,8 @@
     ├── NotFound              no such model, no such imported factors
     ├── Conflict              the name is taken by another model
     ├── PreconditionFailed    the file is not the one that the ETag names
+    ├── Unauthenticated       bring an API key that counts
+    ├── Forbidden             the key that came may not do this
     ├── Overloaded            try again after ``retry_after`` seconds: this server has as much to do as it may
     ├── DeadlineExceeded      the answer would have come too late
     └── Unavailable           try again later: not ready, or the registry cannot be reached
@@ -27,6 +29,7 @@ from typing import ClassVar
 __all__ = [
     "Conflict",
     "DeadlineExceeded",
+    "Forbidden",
     "InvalidFactors",
     "InvalidInput",
     "InvalidSelection",
@@ -37,6 +40,7 @@ __all__ = [
     "NotFound",
     "Overloaded",
     "PreconditionFailed",
+    "Unauthenticated",
     "Unavailable",
     "Violation",
     "WeightloomError",
@@ -164,6 +168,7 @@ class NotFound(WeightloomError):
     codes: ClassVar = {
         "model_not_found": "No model has this name or digest.",
         "factors_not_found": "No imported factors here have this SHA-256.",
+        "key_not_found": "No API key has this id (command line only).",
     }
 
 
@@ -179,11 +184,27 @@ class PreconditionFailed(WeightloomError):
     codes: ClassVar = {"etag_mismatch": "If-Match names another file than the one that this request makes."}
 
 
+class Unauthenticated(WeightloomError):
+    """No API key came, or none that counts."""
+
+    codes: ClassVar = {
+        "key_missing": "This server wants an API key, and none came.",
+        "key_unknown": "No API key has this id and secret, or it was revoked, or it has expired.",
+    }
+
+
+class Forbidden(WeightloomError):
+    """The API key is right, and may not do this."""
+
+    codes: ClassVar = {"scope_missing": "The API key lacks the scope that this call needs."}
+
+
 class Overloaded(WeightloomError):
     """The gate is full: ``retry_after`` (whole seconds) is when it is worth another try, here or on another replica."""
 
     codes: ClassVar = {
         "too_many_requests": "`max_streams` run and `max_queued` requests wait already; see Retry-After.",
+        "quota_exceeded": "The API key has used up what it may in a minute; see Retry-After.",
         "too_many_bytes": "Requests and streams hold `max_bytes_in_flight` already; see Retry-After.",
     }
 
@@ -214,6 +235,7 @@ class Unavailable(WeightloomError):
         "gpu_unavailable": "The GPU that the setting `device` names cannot be used; the server does not start.",
         "gpu_out_of_memory": "A GPU has no memory left for the work, with nothing kept there that could be given up.",
         "gpu_lost": "A GPU does not answer any more (the message has the driver's words); start the server anew.",
+        "key_needed": "Other machines could reach the server and there is no API key; it does not start.",
         "tls_unavailable": "The files of the settings for TLS cannot be used; the server does not start.",
         "port_unavailable": "The server cannot listen on its port; it does not start.",
         "missing_extra": "A package is needed that is not installed (command line only).",

@@ -12,6 +12,8 @@ STATUS: dict[type[errors.WeightloomError], int] = {
     errors.NotFound: 404,
     errors.Conflict: 409,
     errors.PreconditionFailed: 412,
+    errors.Unauthenticated: 401,
+    errors.Forbidden: 403,
     errors.Overloaded: 429,
     errors.DeadlineExceeded: 504,
     errors.Unavailable: 503,

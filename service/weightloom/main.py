@@ -84,6 +84,9 @@ def _reserve_shared_port(host: str, port: int) -> socket.socket:
 def run(settings: Settings, listener: socket.socket, on_ready: Callable[[], None], lifeline: int | None = None) -> None:
     """Serve in this process. The end of ``lifeline``, a pipe, means what SIGTERM does."""
     with observing(settings, ROUTING_CODES.values()) as observer, closing(build_engine(settings, observer)) as engine:
+        engine.keys.check_start(settings.host)
+        if not engine.keys.is_needed:
+            log.info("no API key is asked for (insecure_no_auth, or on this machine alone and none was made)")
         log.info("device %s makes the known answer (the very first start compiles the kernels)", engine.device.name)
         check_known_answer(engine.device)
         log.info("the known answer is right; %d threads", settings.threads)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import socket
+from ipaddress import ip_address
 
-__all__ = ["reserve_port", "url_of"]
+__all__ = ["is_loopback", "reserve_port", "url_of"]
 
 
 def reserve_port(host: str, port: int, *, shared: bool = False) -> socket.socket:
@@ -24,6 +25,14 @@ def reserve_port(host: str, port: int, *, shared: bool = False) -> socket.socket
         reserved.close()
         raise OSError(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
     return reserved
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address to listen on is reached from this machine alone."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def url_of(listener: socket.socket, scheme: str) -> str:

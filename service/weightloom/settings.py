@@ -12,9 +12,11 @@ from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from weightloom.engine.factors import Residency
+from weightloom.engine.keys import Auth
 from weightloom.engine.limits import EngineLimits, available_cores
 from weightloom.fabric.device import Device
 from weightloom.fabric.layout import TILE
+from weightloom.ports import is_loopback
 from weightloom.registry import REGISTRY_FILE
 
 __all__ = ["Settings"]
@@ -37,6 +39,11 @@ class Settings(BaseSettings):
         ge=1,
         le=86400,
         description="A gRPC peer that is silent for so long is pinged, and dropped if it is silent for as long again.",
+    )
+    insecure_no_auth: bool | None = Field(
+        None,
+        description="Whether calls need no API key. The default is yes on an address of this machine alone while no "
+        "key was made, and no on others, where the server does not start without a key.",
     )
     tls_cert: Path | None = Field(
         None, description="PEM file of the server's certificate, with its chain: both fronts then speak TLS alone."
@@ -154,6 +161,13 @@ class Settings(BaseSettings):
         return self
 
     @property
+    def auth(self) -> Auth:
+        """Whether API keys are asked for."""
+        if self.insecure_no_auth is None:
+            return Auth.IF_ANY if is_loopback(self.host) else Auth.ON
+        return Auth.OFF if self.insecure_no_auth else Auth.ON
+
+    @property
     def registry_path(self) -> Path:
         """The SQLite file."""
         return self.data_dir / REGISTRY_FILE
@@ -171,6 +185,7 @@ class Settings(BaseSettings):
             max_queue_seconds=self.max_queue_seconds,
             stall_seconds=self.stall_seconds,
             residency=self.residency,
+            auth=self.auth,
             factor_bytes=self.factor_bytes,
             small_factor_bytes=self.small_factor_bytes,
         )

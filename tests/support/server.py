@@ -17,7 +17,7 @@ from typing import Any
 
 import urllib3
 
-URL, GRPC_TARGET = r"https?://127\.0\.0\.1:\d+", r"grpcs?://(127\.0\.0\.1:\d+)"
+URL, GRPC_TARGET = r"https?://[\d.]+:\d+", r"grpcs?://([\d.]+:\d+)"
 HTTP = urllib3.PoolManager(retries=False, timeout=60)
 
 

@@ -19,6 +19,7 @@ LAYERS = {
     "requests": {"errors", "fabric"},
     "engine": {"errors", "fabric", "registry", "requests"},
     "telemetry": {"errors", "engine", "settings"},
+    "settings": {"engine", "fabric", "registry", "ports"},
     "rest": {"errors", "http_status", "fabric", "registry", "requests", "engine", "settings", "telemetry"},
     "tls": {"errors", "settings"},
     "rpc": {"errors", "fabric", "registry", "requests", "engine", "settings", "tls"},

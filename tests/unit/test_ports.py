@@ -6,7 +6,7 @@ import socket
 
 import pytest
 from weightloom.engine.limits import available_cores
-from weightloom.ports import reserve_port, url_of
+from weightloom.ports import is_loopback, reserve_port, url_of
 from weightloom.settings import Settings
 
 
@@ -14,7 +14,7 @@ def test_a_port_that_listens_elsewhere_is_named() -> None:
     with reserve_port("127.0.0.1", 0) as listener:
         listener.listen()
         port = listener.getsockname()[1]
-        assert url_of(listener) == f"http://127.0.0.1:{port}"
+        assert url_of(listener, "http") == f"http://127.0.0.1:{port}"
         with pytest.raises(OSError, match=f"cannot listen on 127.0.0.1:{port}: Address already in use"):
             reserve_port("127.0.0.1", port)
 
@@ -27,7 +27,15 @@ def test_an_ipv6_address_has_brackets() -> None:
     except OSError as error:
         pytest.skip(str(error))
     with listener:
-        assert url_of(listener).startswith("http://[::1]:")
+        assert url_of(listener, "https").startswith("https://[::1]:")
+
+
+LOOPBACK, OTHERS = ["127.0.0.1", "127.1.2.3", "::1", "localhost"], ["0.0.0.0", "::", "10.0.0.1", "example.org", ""]
+
+
+@pytest.mark.parametrize("host", LOOPBACK + OTHERS)
+def test_which_addresses_are_this_machine_s_alone(host: str) -> None:
+    assert is_loopback(host) is (host in LOOPBACK)
 
 
 def test_a_shared_port_is_open_to_those_that_share_and_to_them_alone() -> None:

@@ -46,11 +46,12 @@ class AsyncClient:
         retries: RetryPolicy = RetryPolicy(),  # noqa: B008
         verify: Mode = "sample",
         headers: Mapping[str, str] | None = None,
+        api_key: str | None = None,
         tls: Tls = Tls(),  # noqa: B008
         max_concurrency: int = 32,
     ) -> None:
-        client = Client(urls, timeouts=timeouts, retries=retries, verify=verify, headers=headers, tls=tls)
-        self._start(client, max_concurrency)
+        options: dict[str, Any] = {"headers": headers, "api_key": api_key, "tls": tls}
+        self._start(Client(urls, timeouts=timeouts, retries=retries, verify=verify, **options), max_concurrency)
 
     @classmethod
     def local(

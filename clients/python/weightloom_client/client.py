@@ -45,7 +45,7 @@ class Client(ModelCalls):
     urls: http(s)://…, grpc(s)://host:port; of several the next one is asked where one fails, and large files come from
     all at once. timeouts: of single tries. retries: how often and how long a call tries. verify: "sample" makes some
     bytes of each file again from seed and w and compares them, "full" all of them, "off" none. headers: sent with every
-    request (an authorization, for one). tls: whom to trust at https:// and grpcs://, and what to show there.
+    request. api_key: of a server that wants one. tls: whom to trust at https:// and grpcs://, and what to show there.
 
     model, in all calls: a name or digest, a ModelSpec (or the same as JSON has it), or a Bundle, which brings its w.
     w: by tensor numbers of shape (l,), or (B, l) for B variants at once; rounded once to float32. options: dtype,
@@ -62,12 +62,14 @@ class Client(ModelCalls):
         retries: RetryPolicy = RetryPolicy(),  # noqa: B008
         verify: Mode = "sample",
         headers: Mapping[str, str] | None = None,
+        api_key: str | None = None,
         tls: Tls = Tls(),  # noqa: B008
     ) -> None:
         named = [urls] if isinstance(urls, str) else list(urls)
         if not named:
             raise ValueError("urls: got none, expected at least one")
-        self._start([transport_to(url, timeouts, dict(headers or {}), tls) for url in named], retries, verify)
+        sent = dict(headers or {}) | ({"Authorization": f"Bearer {api_key}"} if api_key else {})
+        self._start([transport_to(url, timeouts, sent, tls) for url in named], retries, verify)
 
     @classmethod
     def local(

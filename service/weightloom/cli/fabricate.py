@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, BinaryIO
 
 import typer
-from weightloom_client import Client
 from weightloom_client.progress import Progress, progress_bar
 from weightloom_client.protocol import Options
 
@@ -38,7 +37,7 @@ def fabricate(
     wanted = options.read_request(request, model, w, dtype, tensors, rows)
     with progress_bar(output.name) as progress, whole_file(output) as file:
         if url:
-            with Client(url) as client:
+            with options.client_of(url) as client:
                 part = Options(dtype=wanted.dtype, tensors=wanted.tensors, rows=wanted.rows)
                 client.fabricate_to(file, wanted.model, wanted.w, progress=progress, **part)
         else:

@@ -10,9 +10,8 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 from rich.table import Table
-from weightloom_client import Client
 
-from weightloom.cli.options import DEFAULT_DATA_DIR, DataDir, Url, local_engine
+from weightloom.cli.options import DEFAULT_DATA_DIR, DataDir, Url, client_of, local_engine
 from weightloom.cli.output import console
 from weightloom.fabric import ModelSpec
 from weightloom.registry import describe
@@ -34,7 +33,7 @@ def create(
     """Register a model; registering the very same one again is no error."""
     body = spec.read_bytes()
     if url:
-        with Client(url) as client:
+        with client_of(url) as client:
             reply = client.create_model(body)
     else:
         parsed = ModelSpec.parse(body)
@@ -47,7 +46,7 @@ def create(
 def list_models(url: Url = None, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
     """List the registered models by name."""
     if url:
-        with Client(url) as client:
+        with client_of(url) as client:
             models = list(client.list_models())
     else:
         with local_engine(data_dir) as engine:
@@ -69,7 +68,7 @@ def show(name: Name, url: Url = None, data_dir: DataDir = DEFAULT_DATA_DIR) -> N
 def delete(name: Name, url: Url = None, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
     """Forget a model."""
     if url:
-        with Client(url) as client:
+        with client_of(url) as client:
             client.delete_model(name)
     else:
         with local_engine(data_dir) as engine:
@@ -79,7 +78,7 @@ def delete(name: Name, url: Url = None, data_dir: DataDir = DEFAULT_DATA_DIR) ->
 def model_reply(name: str, url: str | None, data_dir: Path) -> dict[str, Any]:
     """What a server or the local registry says of a model. Raises NotFound, ServerError."""
     if url:
-        with Client(url) as client:
+        with client_of(url) as client:
             return client.get_model(name)
     with local_engine(data_dir) as engine:
         summary = engine.registry.find(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
@@ -31,6 +32,7 @@ __all__ = [
     "Tensors",
     "Url",
     "WFile",
+    "client_of",
     "engine_for",
     "local_engine",
     "read_request",
@@ -64,6 +66,11 @@ def local_engine(data_dir: Path | None, *, create: bool = False) -> Iterator[Eng
         yield engine
     finally:
         engine.close()
+
+
+def client_of(url: str) -> Client:
+    """Of a server, with the API key that WEIGHTLOOM_API_KEY holds, if any: an option would show it to other users."""
+    return Client(url, api_key=os.environ.get("WEIGHTLOOM_API_KEY"))
 
 
 def engine_for(request: FabricateRequest, data_dir: Path) -> AbstractContextManager[Engine]:
@@ -116,7 +123,7 @@ def spec_and_w_from_file(path: Path) -> tuple[ModelSpec, dict[str, Any]]:
 
 def spec_from_server(name: str, url: str) -> ModelSpec:
     """The spec that a server has under a name or digest. Raises ServerError."""
-    with Client(url) as client:
+    with client_of(url) as client:
         return client.get_spec(name)
 
 

@@ -38,12 +38,13 @@ class Call:
     printable ASCII of at most 128 characters, else a new one. timeout: seconds until the client gives up, or None.
     traceparent: the W3C header that says to which trace the call belongs, as it came, or "".
     code: "ok", an error's code, or "cancelled". queue, compute and send are seconds; bytes were sent, elements made.
-    held: bytes of the gate's, and entered: when it was let through; both are the gate's own.
+    key: the id of the API key that came, or "". held: bytes of the gate's, and entered: when it was let through; both
+    are the gate's own.
     """
 
     __slots__ = (
-        "_on_end", "_token", "began", "code", "compute", "deadline", "elements", "entered", "front", "held", "model",
-        "name", "queue", "request_id", "seconds", "send", "sent_bytes", "traceparent",
+        "_on_end", "_token", "began", "code", "compute", "deadline", "elements", "entered", "front", "held", "key",
+        "model", "name", "queue", "request_id", "seconds", "send", "sent_bytes", "traceparent",
     )  # fmt: skip
 
     def __init__(
@@ -60,6 +61,7 @@ class Call:
         self.began = time.perf_counter()
         self.expires_in(timeout)
         self.code, self.model, self.sent_bytes, self.elements = "ok", "", 0, 0
+        self.key = ""
         self.held, self.entered = 0, cast(float | None, None)
         self.seconds = self.queue = self.compute = self.send = 0.0
 

@@ -19,6 +19,7 @@ from weightloom.engine.calls import Call
 from weightloom.engine.delivery import deliver, deliver_one
 from weightloom.engine.factors import Residency
 from weightloom.engine.housekeeping import HouseKeeping
+from weightloom.engine.keys import Keys
 from weightloom.engine.known_answer import check_known_answer
 from weightloom.engine.lifecycle import Lifecycle
 from weightloom.engine.limits import EngineLimits
@@ -98,13 +99,14 @@ class Engine:
         self.admission = Admission(limits, self.observer)
         self.lifecycle = Lifecycle(self.admission)
         self._writes, self._jobs = Turns(), 0
+        self.keys = Keys(registry, limits.auth)
         self.uploads = Uploads(registry, self._writes)
         self._pool = ThreadPoolExecutor(PLANNING_THREADS, thread_name_prefix="planner")
         kept = max(KEPT_TILES, limits.threads + limits.tile_window)
         self._buffers = TileBuffers(limits.tile.bytes, kept, device.host_block)
         self._scheduler = TileScheduler(limits.threads, self._buffers, self.observer)
         self.residencies = Residencies(registry, device, limits, self.observer)
-        self.housekeeping = HouseKeeping(registry, self.residencies, self.backend, self._read)
+        self.housekeeping = HouseKeeping(registry, self.residencies, self.backend, self._read, self.keys.refresh)
         self._planner = Planner(registry, self.backend, limits, self.residencies.kept_for)
 
     def call(
@@ -205,6 +207,7 @@ class Engine:
 
     def _call_ended(self, call: Call) -> None:
         self.admission.leave(call)
+        self.keys.charge(call)
         self.observer.call_ended(call)
 
     def check_ready(self) -> dict[str, str]:

@@ -24,7 +24,9 @@ log = logging.getLogger(__name__)
 
 
 class HouseKeeping:
-    """``read`` opens a stream of a file: warming a model is reading it and throwing it away."""
+    """``read`` opens a stream of a file: warming a model is reading it and throwing it away. ``read_keys``: read API
+    keys anew.
+    """
 
     def __init__(
         self,
@@ -32,8 +34,10 @@ class HouseKeeping:
         residencies: Residencies,
         backend: Backend,
         read: Callable[[VirtualFile, int, int], TileStream],
+        read_keys: Callable[[], None],
     ) -> None:
         self._registry, self._residencies, self._backend, self._read = registry, residencies, backend, read
+        self._read_keys = read_keys
         self._wake, self._seen, self._told = asyncio.Event(), NEVER, set[str]()
 
     def look_soon(self) -> None:
@@ -63,6 +67,7 @@ class HouseKeeping:
         await asyncio.to_thread(self._residencies.drop_unwanted, has_changed)
         if not has_changed:
             return True
+        await asyncio.to_thread(self._read_keys)
         await asyncio.to_thread(self._registry.factors.let_go)
         self._seen = version
         if not await self._warm_all():

@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass, field
 
 from weightloom.engine.factors import Residency
+from weightloom.engine.keys import Auth
 from weightloom.fabric.layout import TILE, TileSize
 
 __all__ = ["EngineLimits", "available_cores"]
@@ -23,8 +24,8 @@ class EngineLimits:
     threads: tile workers. tile: size of a tile. tile_window: tiles in flight per stream; a stream holds at most
     tile.bytes x tile_window, beside what its transport buffers. max_output_bytes: of one response. max_streams may run
     while max_queued wait, each for max_queue_seconds at most; max_bytes_in_flight bounds what both hold. stall_seconds:
-    for how long a reader may take nothing. residency, factor_bytes (of T's) and small_factor_bytes (of P's, Q's and
-    S's) are the factor store's.
+    for how long a reader may take nothing. auth: whether API keys are asked for. residency, factor_bytes (of T's) and
+    small_factor_bytes (of P's, Q's and S's) are the factor store's.
     """
 
     threads: int = field(default_factory=available_cores)
@@ -37,5 +38,6 @@ class EngineLimits:
     max_queue_seconds: float = 30.0
     stall_seconds: float = 60.0
     residency: Residency = Residency.AUTO
+    auth: Auth = Auth.OFF
     factor_bytes: int = 1 << 30
     small_factor_bytes: int = 64 << 20

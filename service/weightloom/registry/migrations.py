@@ -39,10 +39,30 @@ def _add_imported(connection: sqlite3.Connection) -> None:
     )
 
 
+def _create_keys(connection: sqlite3.Connection) -> None:
+    """API keys; a revoked one stays, so that it is known as such."""
+    connection.execute(
+        """
+        CREATE TABLE api_keys (
+            id TEXT PRIMARY KEY,
+            name TEXT NOT NULL,
+            secret_sha256 TEXT NOT NULL,
+            scopes TEXT NOT NULL,        -- separated by spaces
+            created_at TEXT NOT NULL,
+            expires_at TEXT,
+            revoked_at TEXT,
+            requests_per_minute INTEGER,
+            bytes_per_minute INTEGER
+        )
+        """
+    )
+
+
 MIGRATIONS: tuple[Migration, ...] = (
     (1, "create models", _create_models),
     (2, "add residency", _add_residency),
     (3, "add imported factors", _add_imported),
+    (4, "create API keys", _create_keys),
 )
 
 

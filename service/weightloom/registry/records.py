@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from weightloom.fabric.dtypes import DType
 from weightloom.fabric.spec import ModelSpec
 from weightloom.registry.blobs import FactorBlobs
+from weightloom.registry.keys import ApiKey
 
 __all__ = ["ModelSummary", "Registry", "describe", "summarize"]
 
@@ -61,6 +62,15 @@ class Registry(Protocol):
 
     def resident(self) -> list[ModelSummary]:
         """The models whose residency is "resident"."""
+
+    def api_keys(self) -> list[ApiKey]:
+        """All API keys, revoked ones too, the oldest first."""
+
+    def add_key(self, key: ApiKey) -> None:
+        """Keep a new key."""
+
+    def revoke_key(self, key_id: str) -> None:
+        """From now on the key does not count. Raises NotFound."""
 
     def version(self) -> int:
         """A number that changes whenever another connection, of any process, has changed the store."""

@@ -15,12 +15,16 @@ from weightloom.fabric.cache import BoundedCache
 from weightloom.fabric.spec import DIGEST_PATTERN, ModelSpec
 from weightloom.registry.blobs import FACTORS_FOLDER, FactorBlobs
 from weightloom.registry.database import Database
+from weightloom.registry.keys import ApiKey, Scope
 from weightloom.registry.records import ModelSummary, summarize
 
 __all__ = ["REGISTRY_FILE", "SqliteRegistry"]
 
 REGISTRY_FILE = "registry.sqlite3"  # in the data folder
 COLUMNS = "name, digest, tensors, numel, w_numbers, created_at, residency"
+KEY_COLUMNS = (
+    "id, name, secret_sha256, scopes, created_at, expires_at, revoked_at, requests_per_minute, bytes_per_minute"
+)
 FIND = {key: f"SELECT {COLUMNS} FROM models WHERE {key} = ?" for key in ("name", "digest")}
 KEPT_TENSORS = 120_000  # parsed specs are kept until they hold this many tensors in all
 
@@ -108,6 +112,28 @@ class SqliteRegistry:
         query = f"SELECT {COLUMNS} FROM models WHERE residency = 'resident' ORDER BY name"
         return [_summary_of(row) for row in self._database.rows(query)]
 
+    def api_keys(self) -> list[ApiKey]:
+        """By the time when they were made."""
+        query = f"SELECT {KEY_COLUMNS} FROM api_keys ORDER BY created_at, id"
+        return [_key_of_row(row) for row in self._database.rows(query)]
+
+    def add_key(self, key: ApiKey) -> None:
+        """Insert in one transaction."""
+        limits = key.requests_per_minute, key.bytes_per_minute
+        times = key.created_at, key.expires_at, key.revoked_at
+        row = key.id, key.name, key.secret_sha256, " ".join(sorted(key.scopes)), *times, *limits
+        with self._database.writing() as connection:
+            connection.execute("INSERT INTO api_keys VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+
+    def revoke_key(self, key_id: str) -> None:
+        """Update in one transaction; the first time counts."""
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        statement = "UPDATE api_keys SET revoked_at = COALESCE(revoked_at, ?) WHERE id = ?"
+        with self._database.writing() as connection:
+            changed = connection.execute(statement, (now, key_id)).rowcount
+        if not changed:
+            raise NotFound(f"no API key has the id {shorten(key_id)!r}", code="key_not_found")
+
     def version(self) -> int:
         """SQLite's own count of other connections' commits; our writer is another connection than our reader."""
         row = self._database.row("PRAGMA data_version")
@@ -126,6 +152,11 @@ class SqliteRegistry:
         """Close the file."""
         self.factors.close()
         self._database.close()
+
+
+def _key_of_row(row: tuple[Any, ...]) -> ApiKey:
+    key_id, name, secret_sha256, scopes, *rest = row
+    return ApiKey(key_id, name, secret_sha256, frozenset(map(Scope, scopes.split())), *rest)
 
 
 def _key_of(name_or_digest: str) -> str:

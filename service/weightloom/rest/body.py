@@ -43,6 +43,12 @@ class Headers:
         value = self._values.get(name)
         return "" if value is None else value.decode("latin-1")
 
+    @property
+    def token(self) -> str:
+        """The bearer's token, or ""."""
+        scheme, _, token = self.get(b"authorization").partition(" ")
+        return token.strip() if scheme.lower() == "bearer" else ""
+
     def body_bytes(self) -> int:
         """The body's length where it was announced, else 0; HTTP/1.1 may send one without."""
         return int(self._values.get(b"content-length", 0))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import partial
 
-from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from weightloom.engine import Call, Engine
@@ -12,13 +11,14 @@ from weightloom.errors import WeightloomError
 from weightloom.rest import problems
 from weightloom.rest.body import BodyLimit, ClientGoneError, Headers, limit_body, read_body, replay
 
-__all__ = ["CALL", "in_a_call"]
+__all__ = ["CALL", "PUBLIC", "in_a_call"]
 
 CALL = "weightloom.call"  # where a handler finds its call in the ASGI scope
 MODELS = "/v1/models"
 ON_ALL = {"GET": "list_models", "POST": "create_model"}
 ON_ONE = {"GET": "get_model", "DELETE": "delete_model", "PUT": "set_residency"}
 OTHER = "other"
+PUBLIC = frozenset({"/healthz", "/readyz"})  # for everybody, key or not
 SMALL_BODY_BYTES = 1 << 16  # of calls that have nothing large to say; they are parsed on the event loop
 
 
@@ -37,13 +37,15 @@ async def in_a_call(
                 message = {**message, "headers": headers}
             await send(message)
 
+        headers = Headers(scope)
         try:
-            body = await read_body(limit_body(Headers(scope), receive, _limit(engine, call, spec_limit)))
+            if scope["path"] not in PUBLIC:
+                engine.keys.admit(call, headers.token)
+            body = await read_body(limit_body(headers, receive, _limit(engine, call, spec_limit)))
         except ClientGoneError:
             call.code = "cancelled"
         except WeightloomError as error:
-            status, document = problems.problem_of(error, call)
-            await Response(document, status, media_type=problems.MEDIA_TYPE)(scope, receive, send_with_id)
+            await problems.response_of(error, call)(scope, receive, send_with_id)
         else:
             await app({**scope, CALL: call}, replay(body, receive), send_with_id)
 

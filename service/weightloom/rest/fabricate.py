@@ -45,6 +45,7 @@ class FabricateRoute:
         with self._engine.call("rest", "fabricate", request_id, traceparent=traceparent) as call:
             reply = _Reply(scope, receive, send, call)
             try:
+                self._engine.keys.admit(call, headers.token)
                 await self._answer(scope, headers, receive, reply, call)
             except ClientGoneError:
                 call.code = "cancelled"

@@ -31,6 +31,7 @@ class FactorsRoute:
         name = CALLS.get(scope["method"], "other")
         with self._engine.call("rest", name, request_id, traceparent=traceparent) as call:
             try:
+                self._engine.keys.admit(call, headers.token)
                 reply = await self._answer(scope, headers, receive, call)
             except ClientGoneError:
                 call.code = "cancelled"

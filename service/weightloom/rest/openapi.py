@@ -9,6 +9,7 @@ from pydantic.json_schema import models_json_schema
 
 from weightloom.fabric import ModelSpec
 from weightloom.requests.json_form import ByModel, FileOptions, Inline
+from weightloom.rest.calls import PUBLIC
 from weightloom.rest.examples import FABRICATE_EXAMPLES, MODEL_EXAMPLE
 
 __all__ = ["complete"]
@@ -36,10 +37,13 @@ PROBLEM = {
 }
 ERRORS = {
     "404": "No such model or factors",
+    "401": "No API key, or none that counts",
+    "403": "The API key lacks the scope",
     "412": "If-Match names another file",
     "413": "Over a limit",
     "415": "Unknown content type",
     "422": "A field is wrong",
+    "429": "The gate is full, or a quota used up; see Retry-After",
     "503": "Not ready",
 }
 
@@ -64,7 +68,18 @@ def complete(document: dict[str, Any]) -> dict[str, Any]:
                 operation["responses"] |= _problems("422")
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
+    _guard(document)
     return document
+
+
+def _guard(document: dict[str, Any]) -> None:
+    """Say where an API key goes, and what is answered without one."""
+    key = {"type": "http", "scheme": "bearer", "description": "`wl_…`; where the server asks for one."}
+    document["components"]["securitySchemes"] = {"api_key": key}
+    document["security"] = [{"api_key": []}, {}]
+    for name, path in document["paths"].items():
+        for operation in () if name in PUBLIC else path.values():
+            operation["responses"] |= _problems("401", "403", "429")
 
 
 def _fabricate() -> dict[str, Any]:

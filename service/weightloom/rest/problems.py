@@ -50,11 +50,13 @@ def problem_of(error: Exception, call: Call) -> tuple[int, bytes]:
 
 
 def response_of(error: Exception, call: Call) -> Response:
-    """The reply to any exception, with the headers that belong to it: Retry-After where the gate was full."""
+    """The reply to any exception, with the headers that belong to it: Retry-After where the gate was full, for one."""
     status, document = problem_of(error, call)
     headers = dict(getattr(error, "headers", None) or {})
     if isinstance(error, errors.Overloaded):
         headers["retry-after"] = str(error.retry_after)
+    if isinstance(error, errors.Unauthenticated):
+        headers["www-authenticate"] = "Bearer"
     return Response(document, status, headers, MEDIA_TYPE)
 
 

@@ -11,6 +11,7 @@ from grpc_reflection.v1alpha import reflection
 
 from weightloom.engine import Engine
 from weightloom.errors import Unavailable
+from weightloom.rpc.guard import ReflectionGuard
 from weightloom.rpc.health import Health
 from weightloom.rpc.service import SERVICE, FabricationService
 from weightloom.settings import Settings
@@ -40,7 +41,8 @@ class RpcFront:
 
     async def start(self) -> None:
         """Listen. Raises Unavailable where the port cannot be bound."""
-        self._server = grpc.aio.server(options=_options(self._settings, self._shared_port))
+        guard = ReflectionGuard(self._engine)
+        self._server = grpc.aio.server(interceptors=[guard], options=_options(self._settings, self._shared_port))
         self._health = Health(self._engine, (SERVICE,))
         settings = self._settings
         limits = settings.max_request_bytes, settings.max_page, settings.max_factors_bytes

@@ -18,6 +18,7 @@ from weightloom.fabric import ModelSpec
 from weightloom.registry import ModelSummary
 from weightloom.requests import check_if_match
 from weightloom.rpc import convert, uploads
+from weightloom.rpc.guard import token_of
 from weightloom.rpc.status import status_of, trailers_of
 
 __all__ = ["SERVICE", "FabricationService"]
@@ -125,6 +126,7 @@ class FabricationService:
         ending = None
         with self._engine.call("grpc", name, request_id, context.time_remaining(), traceparent) as call:
             try:
+                self._engine.keys.admit(call, token_of(metadata))
                 yield call
             except (asyncio.CancelledError, grpc.aio.InternalError) as gone:  # the second: a write that came too late
                 raise asyncio.CancelledError from gone

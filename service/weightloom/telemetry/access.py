@@ -9,7 +9,7 @@ from weightloom.errors import shorten
 
 __all__ = ["log_call"]
 
-LINE = "%s %s %s model=%r bytes=%d seconds=%.4f queue=%.4f compute=%.4f send=%.4f"
+LINE = "%s %s %s model=%r key=%s bytes=%d seconds=%.4f queue=%.4f compute=%.4f send=%.4f"
 
 log = logging.getLogger("weightloom.access")
 
@@ -21,6 +21,7 @@ def log_call(call: Call) -> None:
         "call": call.name,
         "code": call.code,
         "model": shorten(call.model),
+        "key": call.key,
         "bytes": call.sent_bytes,
         "seconds": call.seconds,
         "queue": call.queue,

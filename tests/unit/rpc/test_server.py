@@ -120,6 +120,8 @@ EXPECTED = {
     "NotFound": "NOT_FOUND",
     "Conflict": "ALREADY_EXISTS",
     "PreconditionFailed": "FAILED_PRECONDITION",
+    "Unauthenticated": "UNAUTHENTICATED",
+    "Forbidden": "PERMISSION_DENIED",
     "Overloaded": "RESOURCE_EXHAUSTED",
     "DeadlineExceeded": "DEADLINE_EXCEEDED",
     "Unavailable": "UNAVAILABLE",
