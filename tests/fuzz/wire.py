@@ -28,8 +28,8 @@ NAMES = (
     "Accept-Encoding", "Content-Encoding", "Expect", "Upgrade", "Host", "Content-Length", "Transfer-Encoding", "", "\0",
 )  # fmt: skip
 VALUES = (
-    "", "*", '"x"', "W/*, ,", "bytes=0-0,-1", "bytes=9-1", "-1", "1e308", "nan", "1_0", "\xff", "\x01", "a" * 5000, "gzip",
-    "100-continue", "websocket", "h2c", "chunked", "00-" + "0" * 32 + "-" + "0" * 16 + "-01", "5, 5", "0x10",
+    "", "*", '"x"', "W/*, ,", "bytes=0-0,-1", "bytes=9-1", "-1", "1e308", "nan", "1_0", "\xff", "\x01", "a" * 5000,
+    "gzip", "100-continue", "websocket", "h2c", "chunked", "00-" + "0" * 32 + "-" + "0" * 16 + "-01", "5, 5", "0x10",
 )  # fmt: skip
 W = {"t": [0.5] * 4, "b": [1.0] * 4}
 GOOD = st.sampled_from(
