@@ -158,6 +158,14 @@ def test_rubbish_behind_a_request_is_not_written_into_its_stream(server: Server)
     assert received.count(b"HTTP/1.1") == 1
 
 
+def test_rubbish_behind_a_request_ends_it(server: Server) -> None:
+    before = server.log.read_text().count("Traceback")
+    for request in (head(), head(b"/v1/models"), head(b"/fabricate", JSON + b"Content-Length: 2\r\n", b"POST") + b"{}"):
+        status, document = answer(server, request + b"rubbish\r\n\r\n")
+        assert (status, document["code"]) == (400, "malformed_http")
+    assert server.log.read_text().count("Traceback") == before
+
+
 def test_the_limits_are_settings(tmp_path: Path) -> None:
     with running_server(tmp_path / "data", max_header_bytes=2000) as server:
         limits = server.request("GET", "/v1/info").json()["limits"]

@@ -150,6 +150,9 @@ class TileProtocol(HttpToolsProtocol):
         if self.pipeline or (self.cycle and self.cycle.response_started and not self.cycle.response_complete):
             self.transport.abort()
             return
+        if self.cycle:
+            self.cycle.disconnected = True  # what it would still say comes to nobody
+            self.cycle.message_event.set()
         fields = {
             "content-type": problems.MEDIA_TYPE,
             "content-length": str(len(document)),
