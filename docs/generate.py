@@ -59,6 +59,10 @@ readiness, metrics, `/v1/info` and the pages for browsers are not counted. Histo
 |---|---|---|---|---|
 """
 ROUTING = {
+    "malformed_http": "What came is not a request of HTTP/1.1; the connection is closed.",
+    "header_stalled": "The request's line and headers did not come within `header_seconds`; the connection is closed.",
+    "header_too_large": "The request's line and headers are longer than `max_header_bytes`, or more than 256 headers; "
+    "the connection is closed.",
     "route_not_found": "There is nothing at this path.",
     "method_not_allowed": "The path does not take this method.",
     "unsupported_media_type": "POST /fabricate takes application/json and application/octet-stream.",

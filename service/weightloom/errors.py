@@ -46,7 +46,7 @@ __all__ = [
     "WeightloomError",
 ]
 
-MAX_SHOWN = 200
+MAX_SHOWN, MAX_SHOWN_NAMES = 200, 1000
 
 
 @dataclass(frozen=True)
@@ -84,14 +84,14 @@ class WeightloomError(Exception):
     @classmethod
     def at(cls, field: str, got: object, expected: str, *, code: str | None = None) -> WeightloomError:
         """An error about one field."""
-        violation = Violation(field, shorten(got), expected)
+        violation = Violation(shorten(field, MAX_SHOWN_NAMES), shorten(got), shorten(expected, MAX_SHOWN_NAMES))
         return cls(str(violation), code=code, violations=[violation])
 
 
-def shorten(value: object) -> str:
+def shorten(value: object, limit: int = MAX_SHOWN) -> str:
     """``value`` as text that is safe to put into a message, cut to a readable length."""
     text = str(value)
-    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}… ({len(text)} characters)"
+    return text if len(text) <= limit else f"{text[:limit]}… ({len(text)} characters)"
 
 
 class InvalidInput(WeightloomError):

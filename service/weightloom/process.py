@@ -16,7 +16,7 @@ from starlette.types import ASGIApp
 
 from weightloom.engine import Engine
 from weightloom.rest import build_app
-from weightloom.rest.transport import tile_protocol
+from weightloom.rest.transport import HeadLimits, tile_protocol
 from weightloom.settings import Settings
 
 __all__ = ["Front", "Process"]
@@ -137,7 +137,7 @@ def _is_no_cut_stream(record: logging.LogRecord) -> bool:
 def _config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http=tile_protocol(settings.stall_seconds),
+        http=tile_protocol(settings.stall_seconds, HeadLimits(settings.max_header_bytes, settings.header_seconds)),
         ws="none",
         log_level=settings.log_level,
         log_config=None,

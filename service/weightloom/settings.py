@@ -94,6 +94,17 @@ class Settings(BaseSettings):
     max_factors_bytes: int = Field(
         4 << 30, ge=1, description="Largest upload of imported factors, in bytes; it goes to disk as it comes."
     )
+    max_header_bytes: int = Field(
+        1 << 16, ge=1024, description="Longest line and headers of a REST request together, in bytes; over it 431."
+    )
+    header_seconds: float = Field(
+        30.0,
+        gt=0,
+        le=86400,
+        allow_inf_nan=False,
+        description="How long a REST request's line and headers may take to come, counted from the beginning of the "
+        "connection or the last reply; then 408.",
+    )
     max_output_bytes: int = Field(1 << 40, ge=1, description="Most bytes that one response may send.")
     max_streams: int = Field(
         256, ge=1, description="Streams that may run at the same time; small replies do not count."

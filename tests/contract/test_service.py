@@ -82,6 +82,33 @@ def test_unknown_routes_are_problems_too(server: Server, method: str, path: str,
     assert reply.json()["code"] == ROUTING_CODES[status]
 
 
+@pytest.mark.parametrize(
+    ("path", "methods"),
+    [
+        ("/v1/models", {"GET", "POST"}),
+        ("/v1/models/a", {"GET", "DELETE"}),
+        ("/v1/info", {"GET"}),
+        ("/fabricate", {"POST"}),
+    ],
+)
+def test_a_method_that_is_not_allowed_is_told_those_that_are(server: Server, path: str, methods: set[str]) -> None:
+    reply = server.request("PATCH", path)
+    assert reply.status == 405
+    assert set(reply.headers["Allow"].split(", ")) - {"HEAD"} == methods
+
+
+def test_the_document_names_what_models_are_refused_with(server: Server) -> None:
+    paths = server.request("GET", "/openapi.json").json()["paths"]
+    assert {"200", "201", "409", "413", "422", "503", "504"} <= set(paths["/v1/models"]["post"]["responses"])
+    for path, method in (
+        ("/v1/models/{name}", "get"),
+        ("/v1/models/{name}", "delete"),
+        ("/v1/models/{name}/residency", "put"),
+    ):
+        assert {"404", "413", "422", "503", "504"} <= set(paths[path][method]["responses"])
+    assert {"429", "503", "504"} <= set(paths["/fabricate"]["post"]["responses"])
+
+
 def test_limits_are_kept_on_every_route(tmp_path: Path) -> None:
     with running_server(tmp_path / "data", max_request_bytes=1000, max_output_bytes=5000) as server:
         for path in ("/fabricate", "/v1/models"):

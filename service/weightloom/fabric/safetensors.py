@@ -155,6 +155,10 @@ def _entry(name: str, fields: Any, start: int, stop: int) -> Entry:
     if not _naturals(offsets) or len(offsets) != 2 or not offsets[0] <= offsets[1] <= stop - start:
         raise _malformed(f"{name}.data_offsets", offsets, f"[begin, end] within the {stop - start} bytes of data")
     size = math.prod(shape) * ITEM_BYTES[dtype]
+    if math.prod(filter(None, shape)) * ITEM_BYTES[dtype] > MAX_FILE_BYTES:  # readers count before they meet the 0
+        raise _malformed(
+            f"{name}.shape", shape, f"dimensions whose product, without any 0, is within {MAX_FILE_BYTES} bytes"
+        )
     if offsets[1] - offsets[0] != size:
         raise _malformed(f"{name}.data_offsets", offsets, f"{size} bytes for {dtype} of shape {shape}")
     return Entry(name, dtype, tuple(shape), start + offsets[0], start + offsets[1])

@@ -18,9 +18,11 @@ from pydantic import (
     Field,
     PlainSerializer,
     ValidationError,
+    model_validator,
 )
 
-from weightloom.errors import InvalidSpec, MalformedBody, Violation, shorten
+from weightloom.errors import MAX_SHOWN_NAMES, InvalidSpec, MalformedBody, Violation, shorten
+from weightloom.fabric.bounds import MAX_SHOWN_VIOLATIONS, MAX_TENSORS, few_fields
 from weightloom.fabric.imported import Blob
 from weightloom.fabric.kinds import KIND_NAMES, BaseTensorSpec, TensorSpec
 from weightloom.fabric.streams import GENERATOR
@@ -36,7 +38,6 @@ __all__ = [
     "violations_of",
 ]
 
-MAX_TENSORS = 100_000
 MAX_SEED = (1 << 64) - 1
 LONGEST_SHOWN_BITS = 1024
 IMPORTED = "+imported"
@@ -91,6 +92,8 @@ class ModelSpec(BaseModel):
     name: ModelName = Field(description="Letters, digits, '.', '_', '-'; parts may be joined by '/'.")
     seed: Seed = Field(description="64 bits that decide all factors: an integer or, past 2^53, a decimal string.")
     tensors: Tensors = Field(description="The tensors, in the order of the file.")
+
+    _few_fields = model_validator(mode="before")(few_fields)
 
     @classmethod
     def parse(cls, body: bytes | str) -> ModelSpec:
@@ -157,13 +160,17 @@ def degrees_of_freedom_warning(tensor: BaseTensorSpec) -> str | None:
 
 
 def violations_of(errors: Sequence[Any], hidden: Collection[str] = ()) -> list[Violation]:
-    """Pydantic's errors with the field as a JSON path and the value that came.
+    """Pydantic's errors (the first of them) with the field as a JSON path and the value that came.
 
     hidden: tags of discriminated unions, which pydantic puts into its paths and which are no part of the document.
     """
     return [
-        Violation(_path(item["loc"], hidden), shorten(_got(item)), _expected(item["type"], item["msg"]))
-        for item in errors
+        Violation(
+            shorten(_path(item["loc"], hidden), MAX_SHOWN_NAMES),
+            shorten(_got(item)),
+            _expected(item["type"], item["msg"]),
+        )
+        for item in errors[:MAX_SHOWN_VIOLATIONS]
     ]
 
 

@@ -7,10 +7,21 @@ from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, StrictInt, Tag, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    StrictInt,
+    Tag,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import from_json
 
 from weightloom.errors import InvalidInput, InvalidSpec, InvalidW, MalformedBody, WeightloomError
+from weightloom.fabric.bounds import MAX_TENSORS, few_fields, no_more_than_tensors
 from weightloom.fabric.dtypes import parse_dtype
 from weightloom.fabric.spec import ModelName, ModelSpec, Seed, Tensors, violations_of
 from weightloom.fabric.vectors import nearest_float32, needs_exact_text
@@ -34,7 +45,9 @@ def _vector_or_batch(value: Any) -> str:
 
 
 class _WithW(BaseModel):
-    w: dict[str, Annotated[Vector | Batch, Discriminator(_vector_or_batch)]] = Field(
+    w: Annotated[
+        dict[str, Annotated[Vector | Batch, Discriminator(_vector_or_batch)]], BeforeValidator(no_more_than_tensors)
+    ] = Field(
         default_factory=dict,
         description="For each tensor that takes a w: l numbers, or a list of B such lists for B variants at once.",
     )
@@ -46,15 +59,19 @@ class Options(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     dtype: str = Field("F32", json_schema_extra={"enum": ["F32", "F16", "BF16"]}, description="dtype of the file.")
-    rows: dict[str, tuple[StrictInt, StrictInt]] = Field(
+    rows: Annotated[dict[str, tuple[StrictInt, StrictInt]], BeforeValidator(no_more_than_tensors)] = Field(
         default_factory=dict, description="By tensor, [a, b): only these rows of its first dimension."
     )
     offset: Natural = Field(0, description="Send the file from this byte on (with If-Match: the file's ETag).")
     length: Natural | None = Field(None, description="Send only so many bytes from offset on; default: all the rest.")
 
+    _few_fields = model_validator(mode="before")(few_fields)
+
 
 class _Selection(Options):
-    tensors: list[str] | None = Field(None, description="Only these tensors; default: all of the model.")
+    tensors: Annotated[list[str], Field(max_length=MAX_TENSORS, fail_fast=True)] | None = Field(
+        None, description="Only these tensors; default: all of the model."
+    )
 
 
 class FileOptions(_Selection):

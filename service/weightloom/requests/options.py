@@ -20,6 +20,7 @@ __all__ = ["OPTIONS_METADATA", "RequestOptions", "options_from_query", "parse_ro
 
 OPTIONS = FileOptions.model_fields.keys()
 OPTIONS_METADATA = "weightloom.options"
+KEPT_QUERY_BYTES = 4096  # longer ones come rarely, and take up to 30 times their length
 
 Options = Mapping[str, Sequence[str]]
 
@@ -50,9 +51,12 @@ class RequestOptions:
         return replace(self, **more)
 
 
-@lru_cache(maxsize=256)
 def options_from_query(query: str) -> RequestOptions:
     """Options as a URL's query has them; rows are TENSOR=FIRST:LAST. Raises InvalidInput."""
+    return _kept(query) if len(query) <= KEPT_QUERY_BYTES else _from_query(query)
+
+
+def _from_query(query: str) -> RequestOptions:
     options = parse_qs(query, keep_blank_values=True)
     if unknown := sorted(set(options) - OPTIONS):
         raise InvalidInput.at("query", unknown[0], "only " + ", ".join(sorted(OPTIONS)))
@@ -65,6 +69,9 @@ def options_from_query(query: str) -> RequestOptions:
         _natural(options, "length"),
         frozenset(options),
     )
+
+
+_kept = lru_cache(maxsize=256)(_from_query)
 
 
 def _from_json(text: str) -> dict[str, Any]:

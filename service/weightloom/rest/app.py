@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -9,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
+from starlette.routing import BaseRoute, Match, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from weightloom import __version__
@@ -36,10 +38,10 @@ def build_app(engine: Engine, settings: Settings) -> ASGIApp:
         description=DESCRIPTION,
         separate_input_output_schemas=False,
     )
-    api.include_router(status_router(engine, settings))
-    api.include_router(models_router(engine, settings.max_page))
-    for error in (WeightloomError, HTTPException, RequestValidationError, Exception):
-        api.add_exception_handler(error, _problem_response)
+    routers = status_router(engine, settings), models_router(engine, settings.max_page)
+    for router in routers:
+        api.include_router(router)
+    _answer_errors(api, [route for router in routers for route in router.routes])
     _describe(api)
     spec_limit = min((settings.max_request_bytes, "max_request_bytes"), (settings.max_json_bytes, "max_json_bytes"))
     fabricate = FabricateRoute(engine, settings.max_request_bytes, settings.max_json_bytes)
@@ -61,8 +63,22 @@ def build_app(engine: Engine, settings: Settings) -> ASGIApp:
     return app
 
 
-async def _problem_response(request: Request, error: Exception) -> Response:
-    return problems.response_of(error, request.scope[CALL])
+def _answer_errors(api: FastAPI, routes: Sequence[BaseRoute]) -> None:
+    async def problem_response(request: Request, error: Exception) -> Response:
+        reply = problems.response_of(error, request.scope[CALL])
+        if reply.status_code == 405 and (methods := _methods(routes, request.scope)):
+            reply.headers["allow"] = ", ".join(sorted(methods))
+        return reply
+
+    for error in (WeightloomError, HTTPException, RequestValidationError, Exception):
+        api.add_exception_handler(error, problem_response)
+
+
+def _methods(routes: Sequence[BaseRoute], scope: Scope) -> set[str]:
+    """All methods of a path: Starlette itself names those of the first route alone that has it."""
+    found = (route for route in routes if route.matches(scope)[0] is not Match.NONE)
+    methods = {method for route in found if isinstance(route, Route) for method in route.methods or ()}
+    return methods | {"HEAD"} if "GET" in methods else methods
 
 
 def _describe(api: FastAPI) -> None:

@@ -43,9 +43,11 @@ ERRORS = {
     "413": "Over a limit",
     "415": "Unknown content type",
     "422": "A field is wrong",
-    "429": "The gate is full, or a quota used up; see Retry-After",
-    "503": "Not ready",
+    "429": "As much to do as the server may, or a quota used up; see Retry-After",
+    "503": "Not ready, or the registry cannot be used",
+    "504": "Too late: the request's body, a place to run, or the client's own deadline",
 }
+OF_BODIES = ("413", "422", "504")  # what reading a request's body can end in, on every route
 
 
 def complete(document: dict[str, Any]) -> dict[str, Any]:
@@ -61,11 +63,14 @@ def complete(document: dict[str, Any]) -> dict[str, Any]:
     document["tags"] = [{"name": name} for name in ("fabricate", "models", "factors", "status")]
     create = document["paths"]["/v1/models"]["post"]
     create["requestBody"] = _json_body({"$ref": REFERENCE.format(model="ModelSpec")}, {"mlp": MODEL_EXAMPLE})
-    create["responses"] |= _problems("409", "413", "422", "503")
-    for path in document["paths"].values():
+    create["responses"] |= {"200": create["responses"]["201"] | {"description": "It was there already"}}
+    create["responses"] |= _problems("409")
+    for route, path in document["paths"].items():
         for operation in path.values():
-            if "422" in operation["responses"]:
-                operation["responses"] |= _problems("422")
+            if route.startswith("/v1/models"):
+                operation["responses"] |= _problems(*OF_BODIES, "503")
+            if "{name}" in route:
+                operation["responses"] |= _problems("404")
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
     _guard(document)
@@ -124,12 +129,12 @@ def _factors() -> dict[str, Any]:
         ),
         "requestBody": {"required": True, "content": {"application/octet-stream": BINARY}},
         "responses": {"201": {"description": "Kept"} | known, "200": {"description": "They were there already"} | known}
-        | _problems("413", "422", "503"),
+        | _problems(*OF_BODIES, "503"),
     }
     get = {
         "operationId": "get_factors",
         "summary": "Are these factors here?",
-        "responses": {"200": {"description": "They are"} | known} | _problems("404", "422"),
+        "responses": {"200": {"description": "They are"} | known} | _problems("404", "422", "503"),
     }
     return {"put": common | put, "get": common | get}
 

@@ -19,7 +19,15 @@ from weightloom.http_status import status_of
 __all__ = ["MEDIA_TYPE", "ROUTING_CODES", "problem", "problem_of", "response_of"]
 
 MEDIA_TYPE = "application/problem+json"
-ROUTING_CODES = {404: "route_not_found", 405: "method_not_allowed", 415: "unsupported_media_type"}  # by status
+# By status. 400, 408 and 431 are found before a request is one, and end the connection.
+ROUTING_CODES = {
+    400: "malformed_http",
+    404: "route_not_found",
+    405: "method_not_allowed",
+    408: "header_stalled",
+    415: "unsupported_media_type",
+    431: "header_too_large",
+}
 
 log = logging.getLogger(__name__)
 

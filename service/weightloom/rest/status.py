@@ -30,6 +30,8 @@ LIMITS = (
     "max_request_bytes",
     "max_json_bytes",
     "max_factors_bytes",
+    "max_header_bytes",
+    "header_seconds",
     "max_output_bytes",
     "max_streams",
     "max_queued",

@@ -4,28 +4,57 @@ uvloop calls write(2) with the GIL held. For a tile of 1 MiB that is some 250 mi
 its next tile; releasing it is worth a tenth of a bulk stream on two cores (docs/performance.md). uvloop still does all
 the waiting: what the socket does not take at once goes to its own buffer, and while anything is in there, everything
 goes behind it.
+
+A request's head has bounds here that uvicorn does not set: its size, its number of headers, and the time in which it
+comes. What is refused before the application sees it is told by the same documents as all errors.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import socket
+from dataclasses import dataclass
 from typing import Any
 
 from starlette.types import Receive, Scope
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-__all__ = ["TileProtocol", "cut_off", "tile_protocol"]
+from weightloom.engine import Call
+from weightloom.rest import problems
+
+__all__ = ["HeadLimits", "TileProtocol", "cut_off", "tile_protocol"]
+
+log = logging.getLogger(__name__)
 
 ABORT = "weightloom.abort"
 DIRECT_BYTES = 1 << 16  # below it the write is too short for the detour
+MAX_HEADERS = 256
+LINGER_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class HeadLimits:
+    """Of a request's line and headers: bytes, and seconds in which all of them must have come."""
+
+    size: int = 1 << 16
+    seconds: float = 30.0
+
+    @property
+    def too_large(self) -> str:
+        """What is said of a longer one."""
+        size = f"longer than {self.size} bytes (setting max_header_bytes)"
+        return f"the request's line and headers are {size}, or there are more than {MAX_HEADERS} headers"
 
 
 class TileProtocol(HttpToolsProtocol):
-    """uvicorn's protocol over a transport that writes large buffers itself."""
+    """uvicorn's protocol over a transport that writes large buffers itself, with bounds for a request's head."""
 
     stall_seconds: float = 60.0
+    head: HeadLimits = HeadLimits()
+
+    _linger: asyncio.TimerHandle | None = None  # where a request was refused: when the connection closes
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Wrap plain TCP transports; over TLS only the transport can write."""
@@ -37,16 +66,110 @@ class TileProtocol(HttpToolsProtocol):
             milliseconds = min(int(2000 * self.stall_seconds), (1 << 31) - 1)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
         super().connection_made(_DirectTransport(transport) if plain else transport)  # type: ignore[arg-type]
+        self._in_head, self._too_large = False, False
+        self._outside = 0  # bytes since the last whole head or part of a body
+        self._awaited_since: float | None = self.loop.time()  # since when there is no request; None while there is one
+        self._watch = self.loop.call_later(self.head.seconds, self._watch_head)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Nothing is waited for any more."""
+        super().connection_lost(exc)
+        self._watch.cancel()
+        if self._linger is not None:
+            self._linger.cancel()
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what came, unless the connection is only kept until the client has read why it was refused."""
+        if self._linger is not None:
+            return
+        self._outside += len(data)
+        super().data_received(data)
+        if self._outside > self.head.size and self._linger is None:
+            self._refuse(431, self.head.too_large)
 
     def on_message_begin(self) -> None:
         """Offer the application a way to cut the connection."""
         super().on_message_begin()
+        self._in_head = True
         self.scope["extensions"] = {ABORT: self.transport.abort}  # type: ignore[dict-item]
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Leave trailers away: behind a body they would still change what was asked for."""
+        if self._in_head:
+            super().on_header(name, value)
 
-def tile_protocol(stall_seconds: float) -> type[TileProtocol]:
+    def on_headers_complete(self) -> None:
+        """The request begins, where its head is within the limits."""
+        size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+        if size > self.head.size or len(self.headers) > MAX_HEADERS:
+            self._too_large = True
+            raise ValueError(self.head.too_large)  # the parser stops, and send_400_response is called
+        self._in_head, self._outside, self._awaited_since = False, 0, None
+        super().on_headers_complete()
+        if self.parser.should_upgrade():
+            self.cycle.keep_alive = False  # the parser reads nothing behind a request for another protocol
+
+    def on_body(self, body: bytes) -> None:
+        """A part of the body."""
+        self._outside = 0
+        super().on_body(body)
+
+    def on_response_complete(self) -> None:
+        """Wait for the next head, if it has not come already."""
+        if not self.pipeline:
+            self._awaited_since = self.loop.time()
+        super().on_response_complete()
+        if self._in_head:
+            self._unset_keepalive_if_required()  # it has begun: the connection is not idle
+
+    def send_400_response(self, msg: str) -> None:
+        """What the parser refused."""
+        if self._too_large:
+            self._refuse(431, self.head.too_large)
+        else:
+            self._refuse(400, "what came is not a request of HTTP/1.1")
+
+    def _watch_head(self) -> None:
+        """Look again and again whether the next head is late; idle connections are uvicorn's to close."""
+        now, is_idle = self.loop.time(), self.timeout_keep_alive_task is not None
+        since = now if self._awaited_since is None or is_idle else self._awaited_since
+        left = since + self.head.seconds - now
+        if left > 0:
+            self._watch = self.loop.call_later(left, self._watch_head)
+        elif self._in_head:
+            expected = f"{self.head.seconds:g} s (setting header_seconds)"
+            self._refuse(408, f"the request's line and headers did not come within {expected}")
+        else:
+            self.transport.close()
+
+    def _refuse(self, status: int, detail: str) -> None:
+        """Tell why no further request is read here, and close; only cut where a response would have it in its midst."""
+        with Call(lambda call: None, "rest", "other") as call:  # for an id that log and document share
+            log.info("a connection is closed with status %d: %s", status, detail)
+            document = problems.problem(status, problems.ROUTING_CODES[status], detail)
+        if self.pipeline or (self.cycle and self.cycle.response_started and not self.cycle.response_complete):
+            self.transport.abort()
+            return
+        if self.cycle:
+            self.cycle.disconnected = True  # what it would still say comes to nobody
+            self.cycle.message_event.set()
+        fields = {
+            "content-type": problems.MEDIA_TYPE,
+            "content-length": str(len(document)),
+            "x-request-id": call.request_id,
+            "connection": "close",
+        }
+        head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+        self.transport.write(STATUS_LINE[status] + head.encode() + b"\r\n" + document)
+        # Closed at once, with bytes unread, it would be reset, and the client might never see the answer.
+        self._linger = self.loop.call_later(LINGER_SECONDS, self.transport.close)
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+
+
+def tile_protocol(stall_seconds: float, head: HeadLimits) -> type[TileProtocol]:
     """The protocol, dropping connections whose peer takes nothing for so long."""
-    return type("TileProtocol", (TileProtocol,), {"stall_seconds": stall_seconds})
+    return type("TileProtocol", (TileProtocol,), {"stall_seconds": stall_seconds, "head": head})
 
 
 async def cut_off(scope: Scope, receive: Receive) -> None:

@@ -14,6 +14,7 @@ from weightloom.engine import Fabrication, Residency, ResidencyStatus
 from weightloom.errors import InvalidInput, InvalidSelection, InvalidSpec, InvalidW, MalformedBody, Violation
 from weightloom.fabric import DType, ModelSpec, safetensors
 from weightloom.fabric.kinds import BaseTensorSpec, RandomMatrixHypernet
+from weightloom.fabric.kinds.base import MAX_DIMENSIONS
 from weightloom.registry import ModelSummary, describe
 from weightloom.requests import INLINE_NAME, OPTIONS_METADATA, FabricateRequest
 
@@ -150,7 +151,7 @@ def _tensor(message: pb.TensorSpec) -> dict[str, Any]:
     """As JSON has it. Only parameters that were set are there: defaults are the kinds' own."""
     kind = message.WhichOneof("kind") or DEFAULT_KIND
     parameters = {field.name: value for field, value in getattr(message, kind).ListFields()}
-    return {"name": message.name, "shape": list(message.shape), "kind": kind} | parameters
+    return {"name": message.name, "shape": list(message.shape[: MAX_DIMENSIONS + 1]), "kind": kind} | parameters
 
 
 def name_to_get(data: bytes) -> str:

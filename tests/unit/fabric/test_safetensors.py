@@ -66,6 +66,8 @@ MALFORMED = {
     "offsets that are floats": raw({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0.0, 4.0]}}, b"0000"),
     "size and shape differ": raw({"a": tensor(0, 8, [3])}, b"0" * 8),
     "shape negative": raw({"a": tensor(0, 4, [-1])}, b"0000"),
+    "shape enormous beside a 0": raw({"a": tensor(0, 0, [2**62, 2**62, 0])}),
+    "shape enormous behind a 0": raw({"a": tensor(0, 0, [0, 2**62, 2**62])}),
     "shape enormous": raw({"a": tensor(0, 4, [2**62, 2**62])}, b"0000"),
     "shape of 4000 digits": raw({"a": tensor(0, 4, [10**4000, 10**4000])}, b"0000"),
     "too many dimensions": raw({"a": tensor(0, 4, [1] * 33)}, b"0000"),

@@ -12,9 +12,10 @@ from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from weightloom.fabric.backend import Backend
+from weightloom.fabric.bounds import few_fields
 from weightloom.fabric.factors import Factors, KeptFactors
 from weightloom.fabric.imported import Blob
 from weightloom.fabric.passes import Weaver
@@ -44,7 +45,9 @@ def _numel_in_limit(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 Dimension = Annotated[int, Field(ge=1, le=MAX_NUMEL, strict=True)]
 TensorName = Annotated[str, Field(min_length=1, max_length=MAX_NAME_LENGTH), AfterValidator(_tensor_name)]
-Shape = Annotated[tuple[Dimension, ...], Field(max_length=MAX_DIMENSIONS), AfterValidator(_numel_in_limit)]
+Shape = Annotated[
+    tuple[Dimension, ...], Field(max_length=MAX_DIMENSIONS, fail_fast=True), AfterValidator(_numel_in_limit)
+]
 
 
 class BaseTensorSpec(BaseModel, ABC):
@@ -55,6 +58,8 @@ class BaseTensorSpec(BaseModel, ABC):
     name: TensorName = Field(description="Name of the tensor, as in a state_dict. It is part of what decides its bits.")
     shape: Shape = Field(description="Dimensions (n, …), each at least 1; the product is at most 2^48.")
     kind: str
+
+    _few_fields = model_validator(mode="before")(few_fields)
 
     @property
     def numel(self) -> int:
