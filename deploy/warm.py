@@ -1,14 +1,21 @@
-"""Run in the image's build: compiles the kernels, and the bytecode of whatever a server imports."""
+"""Run in the image's build: a server starts and stops, which compiles the kernels and the bytecode of what it imports."""
 
 from __future__ import annotations
 
-import weightloom.health  # noqa: F401  # its bytecode
-import weightloom.main  # noqa: F401
-from weightloom.engine.known_answer import check_known_answer
-from weightloom.fabric import load_backend
-from weightloom.fabric.device import Cpu
-from weightloom.fabric.streams import FactorStream
+import os
+import signal
+import tempfile
+from pathlib import Path
 
-backend = load_backend("numba")
-check_known_answer(Cpu(backend))
-backend.normals(FactorStream(0, 0), 0, 1)
+import weightloom.cli
+import weightloom.health  # noqa: F401
+from weightloom.fabric import load_backend
+from weightloom.fabric.streams import FactorStream
+from weightloom.main import run
+from weightloom.ports import reserve_port
+from weightloom.settings import Settings
+
+load_backend("numba").normals(FactorStream(0, 0), 0, 1)
+with tempfile.TemporaryDirectory() as folder:
+    settings = Settings(data_dir=Path(folder), device="cpu", grpc_port=0)
+    run(settings, reserve_port("127.0.0.1", 0), lambda: os.kill(os.getpid(), signal.SIGTERM))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from weightloom.engine.factors import Residency
 from weightloom.fabric.layout import TILE, TileSize
@@ -11,9 +12,17 @@ from weightloom.fabric.layout import TILE, TileSize
 __all__ = ["EngineLimits", "available_cores"]
 
 
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of a container; there is no such file where there is no container
+
+
+def available_cores(quota: Path = CPU_QUOTA) -> int:
+    """Cores that this process may use: of its affinity, and within its container's limit of processor time."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        most, period = quota.read_text().split()
+        return cores if most == "max" else min(cores, max(1, -(-int(most) // int(period))))
+    except (OSError, ValueError):
+        return cores
 
 
 @dataclass(frozen=True)
