@@ -1,4 +1,4 @@
-"""Run in the image's build: a server starts and stops, which compiles the kernels and the bytecode of what it imports."""
+"""Run in the image's build: a server starts and stops, which compiles the kernels and what it imports."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """``python -m weightloom.health [URL]``: exit code 0 where a server is ready, 1 and a line that says why where not.
 
 For orchestrators that run a command in the server's container. It imports nothing but the standard library, so that it
-ends within a moment. Without URL it asks the server that the same environment (WEIGHTLOOM_HOST, WEIGHTLOOM_PORT) starts.
+ends within a moment. Without URL it asks the server that its own environment (WEIGHTLOOM_HOST, WEIGHTLOOM_PORT) starts.
 """
 
 from __future__ import annotations
@@ -27,8 +27,11 @@ def default_url(environment: Mapping[str, str]) -> str:
 
 def problem_of(url: str) -> str | None:
     """What is wrong with the server; None where it answers 200."""
-    parts = urlsplit(url)
-    connection = HTTPConnection(parts.hostname or "", parts.port, timeout=TIMEOUT_SECONDS)
+    try:
+        parts = urlsplit(url)
+        connection = HTTPConnection(parts.hostname or "", parts.port, timeout=TIMEOUT_SECONDS)
+    except ValueError as error:
+        return f"{url}: {error}"
     try:
         connection.request("GET", parts.path or "/readyz")
         reply = connection.getresponse()

@@ -34,7 +34,9 @@ def running() -> Iterator[Deployment]:
 
 def made_by(url: str, known: KnownFile, model: object) -> str:
     with Client(url) as client:
-        return hashlib.sha256(known.elements(client.fabricate(model, {known.tensor: known.w})[known.tensor].tobytes(), 4)).hexdigest()
+        return hashlib.sha256(
+            known.elements(client.fabricate(model, {known.tensor: known.w})[known.tensor].tobytes(), 4)
+        ).hexdigest()
 
 
 @pytest.mark.parametrize("known", KNOWN_FILES, ids=KNOWN_IDS)
@@ -55,20 +57,42 @@ def test_the_kernels_came_compiled_with_the_image(running: Deployment) -> None:
     assert running.inside("diff -r /opt/kernels /tmp/numba && echo same").strip() == "same"
 
 
+def test_other_processors_and_no_folder_to_write_to_make_a_start_slower_and_nothing_else(running: Deployment) -> None:
+    script = """python -c '
+from weightloom.engine.known_answer import check_known_answer
+from weightloom.fabric import load_backend
+from weightloom.fabric.device import Cpu
+check_known_answer(Cpu(load_backend("numba")))
+print("right")'"""
+    elsewhere = "export NUMBA_CPU_NAME=generic HOME=/nowhere NUMBA_CACHE_DIR=/nowhere\n"
+    assert running.inside(elsewhere + script) == "right\n"
+
+
 def test_the_server_may_do_little_in_its_container(running: Deployment) -> None:
     status = dict(line.split(":\t", 1) for line in running.inside("cat /proc/1/status").splitlines())
     assert status["Uid"].split() == status["Gid"].split() == ["10001"] * 4
     assert {int(status[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == {0}
     assert status["NoNewPrivs"] == "1"
-    assert running.inside("for p in / /opt/weightloom /opt/kernels /home; do touch $p/x 2>&1 || true; done").count(
-        "Read-only file system"
-    ) == 4
-    assert running.inside("touch /data/x /tmp/x && rm /data/x /tmp/x && stat -c %u:%g:%a /data").strip() == "10001:10001:750"
+    assert (
+        running.inside("for p in / /opt/weightloom /opt/kernels /home; do touch $p/x 2>&1 || true; done").count(
+            "Read-only file system"
+        )
+        == 4
+    )
+    assert (
+        running.inside("touch /data/x /tmp/x && rm /data/x /tmp/x && stat -c %u:%g:%a /data").strip()
+        == "10001:10001:750"
+    )
 
 
 def test_there_is_no_compiler_and_no_installer(running: Deployment) -> None:
     assert running.inside("for c in cc gcc g++ clang ld as make nvcc; do command -v $c || true; done") == ""
-    assert running.inside("ls /opt/weightloom/lib/python3*/site-packages | grep -ixE 'pip|setuptools|torch|pytest' || true") == ""
+    assert (
+        running.inside(
+            "ls /opt/weightloom/lib/python3*/site-packages | grep -ixE 'pip|setuptools|torch|pytest' || true"
+        )
+        == ""
+    )
 
 
 def test_the_engine_holds_the_limits(running: Deployment) -> None:
@@ -82,7 +106,9 @@ def test_the_engine_holds_the_limits(running: Deployment) -> None:
 
 
 def test_health_tells_what_is_wrong_and_logs_are_json(running: Deployment) -> None:
-    told = running.inside("python -m weightloom.health && echo fine; python -m weightloom.health http://127.0.0.1:9 2>&1 || echo $?")
+    told = running.inside(
+        "python -m weightloom.health && echo fine; python -m weightloom.health http://127.0.0.1:9 2>&1 || echo $?"
+    )
     assert told.startswith("fine\nhttp://127.0.0.1:9: ")
     assert told.endswith("refused\n1\n")
     for line in running.compose("logs", "--no-color", "--no-log-prefix", "weightloom").splitlines():

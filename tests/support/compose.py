@@ -1,4 +1,4 @@
-"""The compose files, run by whichever Docker engine the environment names (DOCKER_HOST, DOCKER_CONTEXT, or the default).
+"""The compose files, run by the Docker engine that the environment names (DOCKER_HOST, DOCKER_CONTEXT, or the default).
 
 BUILD_OPTIONS is what that engine's builds need besides, such as --network=host.
 """
@@ -53,7 +53,9 @@ class Deployment:
 
 def docker(*arguments: str, environment: dict[str, str] | None = None, check: bool = True) -> str:
     """``docker …``: what it prints; an AssertionError with its own words where it fails."""
-    done = subprocess.run(["docker", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["docker", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0 or not check, f"docker {shlex.join(arguments)}:\n{done.stdout}{done.stderr}"
     return done.stdout
 

@@ -55,7 +55,6 @@ NO_PLANES = np.empty((0, 0, 0), np.float32)
 F32Array = npt.NDArray[np.float32]
 
 
-
 def jit(function: Callable[..., Any]) -> Any:
     """``njit``; kept on disk for the next start where numba finds a folder that can be written to."""
     try:
