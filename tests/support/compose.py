@@ -31,7 +31,6 @@ class Deployment:
     url: str
     grpc_target: str
     environment: dict[str, str]
-    project: str = PROJECT
 
     def compose(self, *arguments: str, check: bool = True) -> str:
         """``docker compose …``: what it prints."""
@@ -71,7 +70,7 @@ def deployment(**variables: str) -> Iterator[Deployment]:
 
     The files' ``${variables}`` are these alone: a .env of whoever runs the test is not read.
     """
-    rest, grpc = free_port(), free_port()
+    rest, grpc = free_ports()
     named = {"WEIGHTLOOM_IMAGE": IMAGE, "REST_PORT": str(rest), "GRPC_PORT": str(grpc), **variables}
     own = {"COMPOSE_PROJECT_NAME": PROJECT, "COMPOSE_FILE": "docker-compose.yml", "COMPOSE_ENV_FILES": os.devnull}
     running = Deployment(f"http://127.0.0.1:{rest}", f"127.0.0.1:{grpc}", os.environ | own | named)
@@ -85,7 +84,7 @@ def deployment(**variables: str) -> Iterator[Deployment]:
         running.compose("down", "--volumes", "--timeout", "5")
 
 
-def free_port() -> int:
-    """A port that nothing listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return int(taken.getsockname()[1])
+def free_ports() -> tuple[int, int]:
+    """Two ports that nothing listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
+        return one.getsockname()[1], other.getsockname()[1]
