@@ -4,11 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help install serve test soak check check-proto bench docs proto
+.PHONY: help install serve test compose-test soak check check-proto bench docs proto
 
 help:
 	@echo "make serve    start the server on http://localhost:8000 (settings: docs/settings.md)"
 	@echo "make test     run the tests"
+	@echo "make compose-test  build the image and run docker-compose.yml for real (needs a Docker engine)"
 	@echo "make soak     hundreds of clients of all kinds for minutes (SOAK_SECONDS, SOAK_CLIENTS, SOAK_SEED)"
 	@echo "make check    ruff (lint and format) and mypy --strict"
 	@echo "make bench    measure, each figure as a ratio"
@@ -30,6 +31,12 @@ serve: $(STAMP)
 test: $(STAMP)
 	$(BIN)/pytest -n 2 --dist loadfile --ignore tests/gpu
 	$(BIN)/pytest -n 2 tests/gpu
+
+# With the engine that `docker` finds; BUILD_OPTIONS is what its builds need besides, such as --network=host.
+compose-test: $(STAMP)
+	@docker version >/dev/null 2>&1 && docker compose version >/dev/null 2>&1 || { echo "no Docker engine with compose \
+	answers: install one (https://docs.docker.com/engine/install), or set DOCKER_HOST to one"; exit 1; }
+	COMPOSE_TEST=1 $(BIN)/pytest tests/compose
 
 # The same as the short one in make test, but longer, with more clients, and on two workers as well.
 soak: export SOAK_SECONDS ?= 120

@@ -26,6 +26,7 @@ LAYERS = {
     "process": {"engine", "rest", "settings"},
     "supervisor": {"settings"},
     "ports": set(),
+    "health": set(),
     "cli": {"errors", "fabric", "registry", "requests", "engine", "settings", "main"},
 }
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from weightloom.engine.factors import Residency
 from weightloom.engine.keys import Auth
@@ -12,9 +14,25 @@ from weightloom.fabric.layout import TILE, TileSize
 __all__ = ["EngineLimits", "available_cores"]
 
 
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+CGROUP = Path("/sys/fs/cgroup")  # in a container its own
+
+
+def available_cores(cgroup: Path = CGROUP) -> int:
+    """Cores that this process may use: of its affinity, and within its container's limit of processor time."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, max(1, math.ceil(_cores_of_time(cgroup))))
+
+
+def _cores_of_time(cgroup: Path) -> float:
+    """The limit of processor time, in cores, as versions 2 and 1 of control groups say it; a large one for none."""
+    for files in (["cpu.max"], ["cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"]):
+        try:
+            most, period = " ".join((cgroup / file).read_text() for file in files).split()
+            if int(most) > 0:  # -1 and "max" mean none
+                return int(most) / int(period)
+        except (OSError, ValueError):
+            continue
+    return 1 << 20
 
 
 @dataclass(frozen=True)

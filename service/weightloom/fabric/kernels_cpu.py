@@ -14,7 +14,8 @@ All kernels live in this one file because numba's cache does not see changes in 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -53,7 +54,13 @@ NO_PLANES = np.empty((0, 0, 0), np.float32)
 
 F32Array = npt.NDArray[np.float32]
 
-jit = njit(nogil=True, cache=True, error_model="numpy")
+
+def jit(function: Callable[..., Any]) -> Any:
+    """``njit``; kept on disk for the next start where numba finds a folder that can be written to."""
+    try:
+        return njit(nogil=True, cache=True, error_model="numpy")(function)
+    except RuntimeError:  # a read-only file system, and NUMBA_CACHE_DIR names no other: each start compiles
+        return njit(nogil=True, error_model="numpy")(function)
 
 
 def normals(stream: FactorStream, start: int, count: int) -> npt.NDArray[np.float32]:

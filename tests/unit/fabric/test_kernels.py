@@ -208,3 +208,14 @@ def test_the_compiled_kernels_hold_no_fused_multiply_add(tmp_path: Path) -> None
     code = subprocess.run(command, env=fresh, capture_output=True, text=True, check=True).stdout
     assert "sqrt" in code
     assert not re.search(r"\bv?fn?m(add|sub)\w*\s", code)
+
+
+def test_the_kernels_work_where_nothing_can_be_kept_on_disk() -> None:
+    """numba refuses to be told to keep what it has no folder for, as in a container with a read-only file system."""
+    program = "from weightloom.fabric.kernels_cpu import normals; from weightloom.fabric.streams import FactorStream; "
+    program += "print(normals(FactorStream(1, 2), 0, 3).tobytes().hex())"
+    shown = set()
+    for more in ({"NUMBA_CACHE_LOCATOR_CLASSES": "IPythonCacheLocator"}, {}):
+        command, environment = [sys.executable, "-c", program], os.environ | more
+        shown.add(subprocess.run(command, env=environment, capture_output=True, check=True).stdout)
+    assert len(shown) == 1

@@ -1,0 +1,42 @@
+"""The commands of docs/operations.md that back up and restore."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from support.compose import ROOT, Deployment
+from support.server import HTTP
+
+pytestmark = pytest.mark.timeout(1200)
+SECTION = (ROOT / "docs/operations.md").read_text().partition("## In containers\n")[2].partition("\n## ")[0]
+
+
+def test_the_documented_backup_brings_models_back(running: Deployment, tmp_path: Path) -> None:
+    backup, restore = re.findall(r"```bash\n(.*?)```", SECTION, re.DOTALL)
+    register(running, "in/backup")
+    running.inside("mkdir -p /data/factors && echo blob >/data/factors/of-a-backup")
+    shell(backup, running, tmp_path)
+    register(running, "after/backup")
+    running.inside("rm /data/factors/of-a-backup")
+    shell(restore, running, tmp_path)
+    codes = [HTTP.request("GET", f"{running.url}/v1/models/{name}").status for name in ("in/backup", "after/backup")]
+    assert codes == [200, 404]
+    assert running.inside("cat /data/factors/of-a-backup && rm /data/factors/of-a-backup") == "blob\n"
+    register(running, "writable/again")
+
+
+def register(running: Deployment, name: str) -> None:
+    body = json.dumps({"name": name, "seed": len(name), "tensors": [{"name": "t", "shape": [2]}]}).encode()
+    url, headers = f"{running.url}/v1/models", {"content-type": "application/json"}
+    assert HTTP.request("POST", url, body=body, headers=headers).status == 201
+
+
+def shell(script: str, running: Deployment, folder: Path) -> None:
+    script = re.sub(r"\bbackup\.tar\b", str(folder / "backup.tar"), script)
+    command = ["bash", "-euo", "pipefail", "-c", script]
+    done = subprocess.run(command, cwd=ROOT, env=running.environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -1,0 +1,74 @@
+"""The dashboard and the alerts of the profile observability: Prometheus and Grafana themselves do not run here."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from weightloom.settings import Settings
+from weightloom.telemetry.metrics import METRICS
+
+ROOT = Path(__file__).parents[2]
+DEPLOY = ROOT / "deploy"
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+SERIES = {m.name: m.labels for m in METRICS if m.kind != "histogram"} | {
+    m.name + suffix: (*m.labels, "le")[: len(m.labels) + (suffix == "_bucket")]
+    for m in METRICS
+    if m.kind == "histogram"
+    for suffix in ("_bucket", "_sum", "_count")
+}
+OF_PROMETHEUS = {"instance", "job"}
+DASHBOARD = json.loads((DEPLOY / "grafana/dashboards/weightloom.json").read_text())
+PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
+ALERTS = [
+    rule
+    for group in yaml.safe_load((DEPLOY / "prometheus/alerts.yml").read_text())["groups"]
+    for rule in group["rules"]
+]
+EXPRESSIONS = [target["expr"] for panel in PANELS for target in panel["targets"]] + [rule["expr"] for rule in ALERTS]
+
+
+@pytest.mark.parametrize("expression", EXPRESSIONS)
+def test_dashboard_and_alerts_ask_for_metrics_and_labels_that_exist(expression: str) -> None:
+    named = set(re.findall(r"weightloom_\w+", re.sub(r'"[^"]*"', "", expression)))
+    assert named <= SERIES.keys()
+    labels = {label for name in named for label in SERIES[name]} | OF_PROMETHEUS
+    grouped = {
+        label.strip() for group in re.findall(r"(?:by|ignoring) \(([^)]*)\)", expression) for label in group.split(",")
+    }
+    assert grouped | set(re.findall(r'(\w+)(?:=~|!~|!=|=)"', expression)) <= labels
+    assert all(expression.count(a) == expression.count(b) for a, b in ("()", "[]", "{}"))
+
+
+def test_every_metric_is_on_the_dashboard() -> None:
+    shown = " ".join(EXPRESSIONS)
+    assert not [m.name for m in METRICS if m.name not in shown]
+
+
+def test_the_dashboards_panels_do_not_overlap_and_have_a_data_source() -> None:
+    (source,) = yaml.safe_load((DEPLOY / "grafana/provisioning/datasources/prometheus.yml").read_text())["datasources"]
+    cells: set[tuple[int, int]] = set()
+    for panel in DASHBOARD["panels"]:
+        at = panel["gridPos"]
+        own = {(at["x"] + x, at["y"] + y) for x in range(at["w"]) for y in range(at["h"])}
+        assert not own & cells, panel["title"]
+        assert at["x"] + at["w"] <= 24
+        cells |= own
+    assert {panel["datasource"]["uid"] for panel in PANELS} == {source["uid"]}
+    assert len({panel["id"] for panel in DASHBOARD["panels"]}) == len(DASHBOARD["panels"])
+
+
+def test_prometheus_and_grafana_find_each_other_and_the_server() -> None:
+    scraped = yaml.safe_load((DEPLOY / "prometheus/prometheus.yml").read_text())
+    (job,) = scraped["scrape_configs"]
+    (names,) = job["dns_sd_configs"]
+    assert set(names["names"]) <= COMPOSE["services"].keys()
+    assert names["port"] == Settings.model_fields["port"].default
+    assert [DEPLOY / "prometheus" / Path(name).name for name in scraped["rule_files"]] == [
+        DEPLOY / "prometheus/alerts.yml"
+    ]
+    assert all(rule["annotations"]["summary"] and rule["labels"]["severity"] for rule in ALERTS)
