@@ -16,6 +16,7 @@ import trustme
 import urllib3
 from support.server import Server, running_server
 from support.streams import bulk, local_hash
+from weightloom import health
 from weightloom_client import AsyncClient, Client, RetryPolicy, ServerUnreachable, Tls
 
 LARGE = bulk(2000)  # 16 MB, in tiles that go straight to the socket where there is no TLS
@@ -85,6 +86,13 @@ def test_a_server_that_nobody_vouches_for_is_not_used(server: Server, files: Fil
     for url in (server.url, f"grpcs://{server.grpc_target}"):
         with Client(url, tls=trust, retries=ONE_TRY) as client, pytest.raises(ServerUnreachable):
             client.get_model("m")
+
+
+def test_the_health_command_works_over_tls(server: Server, files: Files) -> None:
+    port = server.url.rpartition(":")[2]
+    environment = {"WEIGHTLOOM_PORT": port, "WEIGHTLOOM_TLS_CERT": "c.pem"}
+    assert health.default_url(environment) == f"{server.url}/readyz"
+    assert health.problem_of(health.default_url(environment)) is None
 
 
 def test_without_tls_there_is_no_way_in(server: Server) -> None:
