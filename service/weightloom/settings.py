@@ -15,7 +15,6 @@ from weightloom.engine.factors import Residency
 from weightloom.engine.limits import EngineLimits, available_cores
 from weightloom.fabric.device import Device
 from weightloom.fabric.layout import TILE
-from weightloom.registry import REGISTRY_FILE
 
 __all__ = ["Settings"]
 
@@ -38,7 +37,18 @@ class Settings(BaseSettings):
         le=86400,
         description="A gRPC peer that is silent for so long is pinged, and dropped if it is silent for as long again.",
     )
-    data_dir: Path = Field(Path("data"), description="Folder of the registry, made where it is missing.")
+    data_dir: Path = Field(
+        Path("data"), description="Folder of the registry and of imported factors, made where it is missing."
+    )
+    registry_url: str | None = Field(
+        None,
+        pattern=r"^postgres(ql)?://",
+        repr=False,
+        json_schema_extra={"default_text": "SQLite in `data_dir`"},
+        description="PostgreSQL database of the registry, for several servers: "
+        "`postgresql://user:password@host/database`; needs the extra `postgres`. Others can see the options of a "
+        "process, so better the environment variable, for the password.",
+    )
     device: str = Field(
         "auto",
         pattern=r"^(auto|cpu|cuda|cuda:\d+)$",
@@ -136,11 +146,6 @@ class Settings(BaseSettings):
         False,
         description="A span for each call, by OTLP over gRPC; needs the extra `otel`; obeys the `OTEL_…` variables.",
     )
-
-    @property
-    def registry_path(self) -> Path:
-        """The SQLite file."""
-        return self.data_dir / REGISTRY_FILE
 
     def engine_limits(self, device: Device) -> EngineLimits:
         """The part of the settings that the engine obeys; what they leave open is the device's."""
