@@ -15,7 +15,6 @@ from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 
-import psycopg
 import pytest
 
 PASSWORD = "s3cret-w0rd"
@@ -85,6 +84,8 @@ class Cluster:
 
     def execute(self, statement: str, database: str = "postgres") -> list[tuple[object, ...]]:
         """Run a statement outside of any transaction; its rows, where it gives any."""
+        import psycopg
+
         with psycopg.connect(self.url(database), autocommit=True) as connection:
             cursor = connection.execute(statement)
             return cursor.fetchall() if cursor.description else []

@@ -16,12 +16,12 @@ from psycopg.conninfo import make_conninfo
 
 from weightloom.registry.postgres.address import CONNECT_SECONDS
 from weightloom.registry.postgres.connection import ANSWER_SECONDS, Connection, connect
+from weightloom.registry.postgres.failures import SilentError
 
 __all__ = ["MOST_CONNECTIONS", "Connections", "GoneError"]
 
 MOST_CONNECTIONS = 5  # of one process
 RETRY_SECONDS = 0.5  # between two tries to reach a database that is gone; who calls meanwhile is told at once
-SHUTTING_DOWN = ("57P", "080")  # SQLSTATEs of a database that ends or begins, and of lost connections
 
 
 class GoneError(psycopg.OperationalError):
@@ -48,11 +48,11 @@ class Connections:
             connection = self._take()
             try:
                 yield connection
+            except SilentError as error:
+                self._note(error)
+                raise
             finally:
                 self._give_back(connection)
-        except psycopg.OperationalError as error:
-            self._note(error)
-            raise
         finally:
             self._free.release()
 
@@ -70,7 +70,11 @@ class Connections:
         if found is not None:  # most likely they all ended together
             found.close()
             self._drop_idle()
-        return connect(self._conninfo)
+        try:
+            return connect(self._conninfo)
+        except psycopg.OperationalError as error:
+            self._note(error)
+            raise
 
     def _give_back(self, connection: Connection) -> None:
         is_fine = connection.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
@@ -98,7 +102,6 @@ class Connections:
             self._next_try = now + CONNECT_SECONDS + ANSWER_SECONDS
 
     def _note(self, error: psycopg.OperationalError) -> None:
-        """Remember why the database cannot be reached, if that is what the error says."""
-        if not isinstance(error, GoneError) and (error.sqlstate is None or error.sqlstate[:3] in SHUTTING_DOWN):
-            with self._lock:
-                self._reason, self._next_try = str(error), time.monotonic() + RETRY_SECONDS
+        """The database is gone, and why. A connection that merely ended says nothing yet: the next call tries."""
+        with self._lock:
+            self._reason, self._next_try = str(error), time.monotonic() + RETRY_SECONDS

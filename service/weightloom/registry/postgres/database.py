@@ -13,7 +13,7 @@ from weightloom.errors import Unavailable
 from weightloom.registry.postgres.address import name_of, parameters_of
 from weightloom.registry.postgres.connection import Connection
 from weightloom.registry.postgres.connections import Connections, GoneError
-from weightloom.registry.postgres.failures import ADVICE, SilentError, explain, is_busy
+from weightloom.registry.postgres.failures import ADVICE, SilentError, explain, is_busy, was_cut
 from weightloom.registry.postgres.migrations import migrate
 
 __all__ = ["CHANGED", "CREATED", "LOCKED", "Database"]
@@ -56,7 +56,7 @@ class Database:
             except (GoneError, SilentError):
                 raise
             except psycopg.OperationalError as error:
-                if error.sqlstate is not None and not error.sqlstate.startswith("57P"):
+                if not was_cut(error):
                     raise
             return self._read(query, values)  # the connection ended beneath us; a new one tells how things are
 
@@ -82,9 +82,9 @@ class Database:
 
     def _unwritten(self, error: psycopg.Error, asked: bool) -> Unavailable:
         problem = f"cannot be written: {explain(error)}"
-        if error.sqlstate is not None and not is_busy(error) and not error.sqlstate.startswith("57"):
+        if not was_cut(error) and not is_busy(error):
             self._problem = problem  # who waits for others, or finds no database, learns nothing about writes
-        if asked and error.sqlstate is None:
+        if asked and was_cut(error):
             problem += "; the connection ended during the last step: the same call again tells whether it was kept"
         return self._unavailable(problem)
 

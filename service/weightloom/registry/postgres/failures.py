@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import psycopg
 
-__all__ = ["ADVICE", "SilentError", "explain", "is_busy"]
+__all__ = ["ADVICE", "SilentError", "explain", "is_busy", "was_cut"]
 
 ADVICE = {
     "25006": "it takes no writes now (a standby, or set to read only); name the primary in registry_url",
@@ -14,6 +14,7 @@ ADVICE = {
     "57014": "it took too long; see what keeps the database busy",
 }
 BUSY = {"40001", "40P01", "55P03"}  # serialization failure, deadlock, lock not available
+CUT = ("08", "57")  # classes of errors that end a connection, or what it was doing
 
 
 class SilentError(psycopg.OperationalError):
@@ -30,3 +31,8 @@ def explain(error: psycopg.Error) -> str:
 def is_busy(error: psycopg.Error) -> bool:
     """Whether somebody else was writing: no failure, but no success either."""
     return error.sqlstate in BUSY
+
+
+def was_cut(error: psycopg.Error) -> bool:
+    """Whether the connection, or what it was doing, was ended from outside: what was asked may be done or not."""
+    return error.sqlstate is None or error.sqlstate[:2] in CUT

@@ -126,7 +126,7 @@ class PostgresRegistry:
     def version(self) -> int:
         """The count of all writes; looks, too, at what is remembered and may have changed."""
         version, changes = self._database.row("SELECT version, changes FROM weightloom.state") or (0, 0)
-        digests = self._models.to_check(changes)
+        digests = self._models.to_check(version, changes)
         query = "SELECT digest, residency FROM weightloom.models WHERE digest = ANY(%s)"
         there = dict(self._database.rows(query, digests)) if digests else {}
         self._models.checked(digests, there, changes)

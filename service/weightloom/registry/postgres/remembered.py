@@ -35,7 +35,7 @@ class RememberedModels:
     def __init__(self) -> None:
         self._models: OrderedDict[str, Remembered] = OrderedDict()  # by digest
         self._digests: dict[str, str] = {}  # by name
-        self._weight, self._changes, self._checked = 0, 0, -1
+        self._weight, self._version, self._changes, self._checked = 0, 0, 0, -1
         self._lock = threading.Lock()
 
     def get(self, name_or_digest: str) -> Remembered | None:
@@ -50,7 +50,7 @@ class RememberedModels:
     def put(self, model: Remembered) -> None:
         """Remember a model, unless something has changed since it was read: it could be gone."""
         with self._lock:
-            if model.changes < self._changes:
+            if model.changes < self._changes or _weight(model) > KEPT_WEIGHT:
                 return
             self._drop(model.summary.digest)
             self._models[model.summary.digest] = model
@@ -65,14 +65,14 @@ class RememberedModels:
             self._changes = max(self._changes, changes)
             self._drop(digest)
 
-    def to_check(self, changes: int) -> list[str]:
-        """Digests of the models that may have changed, now that the database has counted so many ``changes``."""
+    def to_check(self, version: int, changes: int) -> list[str]:
+        """Digests of the models that may have changed, now that the database has counted so much."""
         with self._lock:
-            if changes < self._changes:  # an older state was restored: nothing that is remembered means anything
+            if version < self._version or changes < self._changes:  # an older state was restored: all may be otherwise
                 self._models.clear()
                 self._digests.clear()
                 self._weight = 0
-            self._changes = changes
+            self._version, self._changes = version, changes
             if changes == self._checked:
                 return []
             return [digest for digest, model in self._models.items() if model.changes < changes]
