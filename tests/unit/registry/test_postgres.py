@@ -18,7 +18,6 @@ from weightloom.errors import NotFound, Unavailable
 from weightloom.fabric import ModelSpec
 from weightloom.registry import SqliteRegistry
 from weightloom.registry.postgres import PostgresRegistry
-from weightloom.registry.postgres.connection import Connection
 from weightloom.registry.postgres.connections import RETRY_SECONDS
 from weightloom.registry.postgres.database import CREATED
 from weightloom.registry.postgres.migrations import MIGRATIONS
@@ -142,11 +141,11 @@ def test_a_commit_whose_end_is_unknown_says_so(cluster: Cluster, database: str, 
 
 
 def test_a_database_that_falls_silent_in_a_write_is_told(
-    registry: PostgresRegistry, monkeypatch: pytest.MonkeyPatch
+    registry: PostgresRegistry,
 ) -> None:
-    monkeypatch.setattr(Connection, "answer_seconds", 0.3)
     told = r"cannot be written: it did not answer within 0.3 s$"
     with pytest.raises(Unavailable, match=told), registry._database.writing(CREATED) as (connection, _):
+        connection.answer_seconds = 0.3
         connection.execute("SELECT pg_sleep(2)")
     with pytest.raises(Unavailable, match=r"it did not answer within 0.3 s"):
         registry.ping()  # at once: it would hold up as many threads as ask
@@ -175,7 +174,7 @@ def test_looking_whether_writes_go_well_writes_nothing(
 
 
 def test_a_write_that_failed_is_tried_again_now_and_then(
-    cluster: Cluster, database: str, registry: PostgresRegistry, monkeypatch: pytest.MonkeyPatch
+    cluster: Cluster, database: str, registry: PostgresRegistry
 ) -> None:
     cluster.execute("ALTER TABLE weightloom.models ADD CONSTRAINT full_disk CHECK (name = 'known')", name_of(database))
     with pytest.raises(Unavailable, match="full_disk"):
