@@ -90,6 +90,16 @@ class Cluster:
             cursor = connection.execute(statement)
             return cursor.fetchall() if cursor.description else []
 
+    def dump(self, url: str, file: Path) -> None:
+        """A backup of our part of a database."""
+        command = [self._bin / "pg_dump", "--format=custom", "--schema=weightloom", f"--file={file}", url]
+        subprocess.run(command, check=True, timeout=60)
+
+    def restore(self, url: str, file: Path) -> None:
+        """The backup into a database, in place of what is there."""
+        command = [self._bin / "pg_restore", "--clean", "--if-exists", f"--dbname={url}", file]
+        subprocess.run(command, check=True, timeout=60)
+
     def _pid(self) -> int:
         return int((self._data / "postmaster.pid").read_text().split()[0])
 

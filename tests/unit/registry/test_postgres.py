@@ -140,13 +140,18 @@ def test_a_commit_whose_end_is_unknown_says_so(cluster: Cluster, database: str, 
     assert registry.create(spec("new"))[1]
 
 
+def sleep_in_a_write(registry: PostgresRegistry) -> None:
+    with registry._database.writing(CREATED) as (connection, _):
+        connection.answer_seconds = 0.3
+        connection.execute("SELECT pg_sleep(2)")
+
+
 def test_a_database_that_falls_silent_in_a_write_is_told(
     registry: PostgresRegistry,
 ) -> None:
     told = r"cannot be written: it did not answer within 0.3 s$"
-    with pytest.raises(Unavailable, match=told), registry._database.writing(CREATED) as (connection, _):
-        connection.answer_seconds = 0.3
-        connection.execute("SELECT pg_sleep(2)")
+    with pytest.raises(Unavailable, match=told):
+        sleep_in_a_write(registry)
     with pytest.raises(Unavailable, match=r"it did not answer within 0.3 s"):
         registry.ping()  # at once: it would hold up as many threads as ask
     time.sleep(RETRY_SECONDS)
@@ -202,6 +207,19 @@ def test_a_state_that_was_restored_from_a_backup_is_noticed(
     registry.version()
     with pytest.raises(NotFound):
         registry.find("known")
+
+
+def test_a_backup_can_be_restored_here_and_elsewhere(
+    cluster: Cluster, database: str, registry: PostgresRegistry, tmp_path: Path
+) -> None:
+    cluster.dump(database, tmp_path / "dump")
+    registry.create(spec("later"))
+    elsewhere = cluster.database()
+    for url in (elsewhere, database):
+        cluster.restore(url, tmp_path / "dump")
+        with closing(PostgresRegistry(url, tmp_path)) as again:
+            assert [model.name for model in again.page("", 9)] == ["known"]
+            assert again.create(spec("new"))[1]
 
 
 def test_what_is_known_is_found_without_the_database(registry: PostgresRegistry) -> None:
