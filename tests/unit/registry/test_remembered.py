@@ -19,7 +19,7 @@ def look(models: RememberedModels, changes: int, *there: Remembered) -> list[str
     """A look at a database that has these models; what was asked for."""
     asked = models.to_check(changes, changes)
     models.checked(asked, {one.summary.digest: "resident" for one in there}, changes)
-    return asked
+    return list(asked)
 
 
 def test_a_change_is_followed_by_one_question_about_what_was_read_before_it() -> None:
@@ -57,7 +57,7 @@ def test_a_deletion_here_does_not_hide_what_others_changed_before_it() -> None:
 def test_a_question_that_was_not_answered_is_asked_again() -> None:
     models, a = RememberedModels(), model("a")
     models.put(a)
-    assert models.to_check(1, 1) == models.to_check(1, 1) == [a.summary.digest]
+    assert models.to_check(1, 1) == models.to_check(1, 1) == {a.summary.digest: None}
 
 
 def test_what_was_used_longest_ago_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:

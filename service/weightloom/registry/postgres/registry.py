@@ -12,7 +12,16 @@ from weightloom.fabric.spec import ModelSpec
 from weightloom.registry.blobs import FACTORS_FOLDER, FactorBlobs
 from weightloom.registry.postgres.database import CHANGED, CREATED, LOCKED, Database
 from weightloom.registry.postgres.remembered import Remembered, RememberedModels
-from weightloom.registry.postgres.rows import COLUMNS, FETCH, insert, is_askable, remembered_of, summary_of
+from weightloom.registry.postgres.rows import (
+    COLUMNS,
+    FETCH,
+    askable_key_of,
+    insert,
+    is_askable,
+    remembered_of,
+    residencies_of,
+    summary_of,
+)
 from weightloom.registry.records import REGISTRY_FILE, ModelSummary, key_of, not_found, same_or_conflict, summarize
 
 __all__ = ["PostgresRegistry"]
@@ -88,7 +97,7 @@ class PostgresRegistry:
 
     def delete(self, name_or_digest: str) -> None:
         """Delete in one transaction that is committed before this returns. Factors that nobody imports go after it."""
-        key = _askable_key_of(name_or_digest)
+        key = askable_key_of(name_or_digest)
         with self._database.writing(CHANGED) as (connection, changes):
             query = f"DELETE FROM weightloom.models WHERE {key} = %s RETURNING digest"
             gone = connection.execute(query, (name_or_digest,)).fetchone()
@@ -110,7 +119,7 @@ class PostgresRegistry:
 
     def set_residency(self, name_or_digest: str, residency: str | None) -> None:
         """Update in one transaction."""
-        key = _askable_key_of(name_or_digest)
+        key = askable_key_of(name_or_digest)
         with self._database.writing(CHANGED) as (connection, changes):
             query = f"UPDATE weightloom.models SET residency = %s WHERE {key} = %s RETURNING digest"
             changed = connection.execute(query, (residency, name_or_digest)).fetchone()
@@ -126,10 +135,8 @@ class PostgresRegistry:
     def version(self) -> int:
         """The count of all writes; looks, too, at what is remembered and may have changed."""
         version, changes = self._database.row("SELECT version, changes FROM weightloom.state") or (0, 0)
-        digests = self._models.to_check(version, changes)
-        query = "SELECT digest, residency FROM weightloom.models WHERE digest = ANY(%s)"
-        there = dict(self._database.rows(query, digests)) if digests else {}
-        self._models.checked(digests, there, changes)
+        asked = self._models.to_check(version, changes)
+        self._models.checked(asked, residencies_of(self._database, list(asked)), changes)
         return int(version)
 
     def ping(self) -> None:
@@ -144,9 +151,3 @@ class PostgresRegistry:
         """Close the connections."""
         self.factors.close()
         self._database.close()
-
-
-def _askable_key_of(name_or_digest: str) -> str:
-    if not is_askable(name_or_digest):
-        raise not_found(name_or_digest)
-    return key_of(name_or_digest)

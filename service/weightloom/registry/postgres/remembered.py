@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from weightloom.fabric.spec import ModelSpec
@@ -18,6 +18,7 @@ __all__ = ["Remembered", "RememberedModels"]
 
 KEPT_WEIGHT = 120_000  # parsed specs hold so many tensors in all, counting
 MODEL_WEIGHT = 4  # some more for each model
+GONE = "gone"  # no residency
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,30 +66,33 @@ class RememberedModels:
             self._changes = max(self._changes, changes)
             self._drop(digest)
 
-    def to_check(self, version: int, changes: int) -> list[str]:
-        """Digests of the models that may have changed, now that the database has counted so much."""
+    def to_check(self, version: int, changes: int) -> dict[str, str | None]:
+        """Residencies by digest of what may have changed, now that the database has counted so much."""
         with self._lock:
             if version < self._version or changes < self._changes:  # an older state was restored: all may be otherwise
                 self._models.clear()
                 self._digests.clear()
-                self._weight = 0
+                self._weight, self._checked = 0, -1
             self._version, self._changes = version, changes
             if changes == self._checked:
-                return []
-            return [digest for digest, model in self._models.items() if model.changes < changes]
+                return {}
+            return {
+                digest: model.summary.residency for digest, model in self._models.items() if model.changes < changes
+            }
 
-    def checked(self, digests: Collection[str], residencies: Mapping[str, str | None], changes: int) -> None:
-        """Of the models ``digests`` these are still there, with these residencies; the others are forgotten."""
-        with self._lock:
-            for digest in digests:
+    def checked(self, asked: Mapping[str, str | None], found: Mapping[str, str | None], changes: int) -> None:
+        """Of what was ``asked`` for this was ``found``; the rest is forgotten. Both are residencies by digest."""
+        otherwise = [digest for digest, residency in asked.items() if found.get(digest, GONE) != residency]
+        with self._lock:  # the event loop may wait for it, so no more than needs to be is done within
+            for digest in otherwise:
                 model = self._models.get(digest)
-                if model is None or model.changes >= changes:
+                if model is None or model.changes >= changes:  # read again meanwhile
                     continue
-                if digest not in residencies:
+                if digest in found:
+                    summary = replace(model.summary, residency=found[digest])
+                    self._models[digest] = replace(model, summary=summary)
+                else:
                     self._drop(digest)
-                    continue
-                summary = replace(model.summary, residency=residencies[digest])
-                self._models[digest] = replace(model, summary=summary, changes=changes)
             self._checked = changes
 
     def _drop(self, digest: str) -> None:
