@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
+from support.postgres import Cluster, running_cluster
 from support.server import Server, running_server
 from weightloom.fabric import Backend, load_backend
 from weightloom.fabric.backend import BACKENDS
@@ -22,6 +23,13 @@ settings.load_profile("ci" if os.environ.get("CI") else "default")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One server for all tests of a session that leave it as it was."""
     with running_server(tmp_path_factory.mktemp("server") / "data") as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """One PostgreSQL for all tests of a session that leave it running; each takes a database of its own."""
+    with running_cluster() as running:
         yield running
 
 

@@ -15,7 +15,7 @@ from weightloom.engine.known_answer import check_known_answer
 from weightloom.fabric.device import open_device
 from weightloom.ports import reserve_port, url_of
 from weightloom.process import Process
-from weightloom.registry import SqliteRegistry
+from weightloom.registry import open_registry
 from weightloom.rest.problems import ROUTING_CODES
 from weightloom.rpc import RpcFront
 from weightloom.settings import Settings
@@ -37,7 +37,8 @@ def build_engine(settings: Settings, observer: Observer | None = None) -> Engine
         gpu_share=1 / settings.workers,
         gpu_fallback=settings.gpu_fallback,
     )
-    return Engine(SqliteRegistry(settings.registry_path), device, settings.engine_limits(device), observer)
+    registry = open_registry(settings.registry_url, settings.data_dir)
+    return Engine(registry, device, settings.engine_limits(device), observer)
 
 
 def serve(settings: Settings) -> None:

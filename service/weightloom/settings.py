@@ -17,7 +17,6 @@ from weightloom.engine.limits import EngineLimits, available_cores
 from weightloom.fabric.device import Device
 from weightloom.fabric.layout import TILE
 from weightloom.ports import is_loopback
-from weightloom.registry import REGISTRY_FILE
 
 __all__ = ["Settings"]
 
@@ -53,7 +52,18 @@ class Settings(BaseSettings):
         None,
         description="PEM file of certificates: gRPC clients must then show one that these have signed (mutual TLS).",
     )
-    data_dir: Path = Field(Path("data"), description="Folder of the registry, made where it is missing.")
+    data_dir: Path = Field(
+        Path("data"), description="Folder of the registry and of imported factors, made where it is missing."
+    )
+    registry_url: str | None = Field(
+        None,
+        pattern=r"^postgres(ql)?://",
+        repr=False,
+        json_schema_extra={"default_text": "SQLite in `data_dir`"},
+        description="PostgreSQL database of the registry, for several servers: "
+        "`postgresql://user:password@host/database`; needs the extra `postgres`. Others can see the options of a "
+        "process, so better the environment variable, for the password.",
+    )
     device: str = Field(
         "auto",
         pattern=r"^(auto|cpu|cuda|cuda:\d+)$",
@@ -177,11 +187,6 @@ class Settings(BaseSettings):
         if self.insecure_no_auth is None:
             return Auth.IF_ANY if is_loopback(self.host) else Auth.ON
         return Auth.OFF if self.insecure_no_auth else Auth.ON
-
-    @property
-    def registry_path(self) -> Path:
-        """The SQLite file."""
-        return self.data_dir / REGISTRY_FILE
 
     def engine_limits(self, device: Device) -> EngineLimits:
         """The part of the settings that the engine obeys; what they leave open is the device's."""

@@ -15,7 +15,9 @@ from weightloom.registry.keys import Scope, new_key
 __all__ = ["app"]
 
 app = typer.Typer(help="API keys: make, list and revoke them.", no_args_is_help=True)
-Limit = Annotated[int | None, typer.Option(min=1, help="At most so many in a minute, for each serving process.")]
+Limit = Annotated[
+    int | None, typer.Option(min=1, max=(1 << 63) - 1, help="At most so many in a minute, for each serving process.")
+]
 
 
 @app.command()

@@ -19,7 +19,7 @@ from weightloom.errors import InvalidInput, NotFound
 from weightloom.fabric import ModelSpec, load_backend, safetensors
 from weightloom.fabric.device import Cpu
 from weightloom.fabric.dtypes import parse_dtype
-from weightloom.registry import REGISTRY_FILE, SqliteRegistry
+from weightloom.registry import REGISTRY_FILE, Registry, SqliteRegistry, open_registry
 from weightloom.requests import FabricateRequest, parse_rows, request_from_json
 
 __all__ = [
@@ -49,19 +49,27 @@ Tensors = Annotated[list[str] | None, typer.Option("--tensor", "-t", help="Only 
 Rows = Annotated[list[str] | None, typer.Option(help="TENSOR=FIRST:LAST, only these rows; may be repeated.")]
 Url = Annotated[str | None, typer.Option(envvar="WEIGHTLOOM_URL", help="Server to ask; without it, work here.")]
 DEFAULT_DATA_DIR = Path("data")
-DataDir = Annotated[Path, typer.Option(envvar="WEIGHTLOOM_DATA_DIR", help="Folder of the local registry.")]
+REGISTRY_URL = "WEIGHTLOOM_REGISTRY_URL"
+DATA_DIR_HELP = f"Folder of the local registry; with {REGISTRY_URL} that database is asked instead."
+DataDir = Annotated[Path, typer.Option(envvar="WEIGHTLOOM_DATA_DIR", help=DATA_DIR_HELP)]
 
 
 @contextmanager
 def local_engine(data_dir: Path | None, *, create: bool = False) -> Iterator[Engine]:
     """An engine in this process: over the registry in ``data_dir``, or over an empty one where that is None.
 
-    Raises NotFound where there is no registry, unless ``create`` says to make one.
+    With WEIGHTLOOM_REGISTRY_URL, as the server has it, it is that database's registry. Raises NotFound where there is
+    no registry, unless ``create`` says to make one, and Unavailable where it cannot be opened.
     """
-    path = data_dir / REGISTRY_FILE if data_dir is not None else None
-    if path is not None and not create and not path.exists():
+    url = os.environ.get(REGISTRY_URL)
+    if data_dir is None:
+        registry: Registry = SqliteRegistry(None)
+    elif url or create or (data_dir / REGISTRY_FILE).exists():
+        registry = open_registry(url, data_dir)
+    else:
+        path = data_dir / REGISTRY_FILE
         raise NotFound(f"there is no registry at {path}: name its folder with --data-dir, or a server with --url")
-    engine = Engine(SqliteRegistry(path), Cpu(load_backend()), EngineLimits())
+    engine = Engine(registry, Cpu(load_backend()), EngineLimits())
     try:
         yield engine
     finally:

@@ -31,9 +31,8 @@ def serve_command() -> Callable[..., None]:
             if not wrong["loc"]:  # settings that do not go together
                 raise typer.BadParameter(wrong["msg"]) from error
             name = str(wrong["loc"][0])
-            raise typer.BadParameter(
-                f"{name} (WEIGHTLOOM_{name.upper()}) = {wrong['input']!r}: {wrong['msg']}"
-            ) from error
+            value = repr(wrong["input"]) if Settings.model_fields[name].repr else "(not shown)"
+            raise typer.BadParameter(f"{name} (WEIGHTLOOM_{name.upper()}) = {value}: {wrong['msg']}") from error
         run(settings)
 
     parameters = [_parameter(name, field) for name, field in Settings.model_fields.items()]
@@ -60,6 +59,8 @@ def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
 
 def default_of(field: FieldInfo) -> str:
     """A setting's default, as people read it."""
+    if isinstance(field.json_schema_extra, dict) and "default_text" in field.json_schema_extra:
+        return str(field.json_schema_extra["default_text"])
     if field.default is None:
         return "by the machine"
     return "number of cores" if field.default_factory else str(field.default)

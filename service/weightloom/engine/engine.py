@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass
-from functools import partial
 from typing import ParamSpec, TypeVar
 
 import numpy as np
@@ -19,6 +17,7 @@ from weightloom.engine.calls import Call
 from weightloom.engine.delivery import deliver, deliver_one
 from weightloom.engine.factors import Residency
 from weightloom.engine.housekeeping import HouseKeeping
+from weightloom.engine.jobs import Jobs
 from weightloom.engine.keys import Keys
 from weightloom.engine.known_answer import check_known_answer
 from weightloom.engine.lifecycle import Lifecycle
@@ -38,6 +37,7 @@ from weightloom.requests import FabricateRequest
 __all__ = ["Engine", "Fabrication"]
 
 PLANNING_THREADS = 2
+LOOKUP_THREADS = 4  # of a registry that is not on this machine: they wait, and compute nothing
 KEPT_TILES = 32  # blocks of memory that lie ready for reuse while there is something to do
 
 P = ParamSpec("P")
@@ -98,10 +98,11 @@ class Engine:
         self.observer = observer or Observer()
         self.admission = Admission(limits, self.observer)
         self.lifecycle = Lifecycle(self.admission)
-        self._writes, self._jobs = Turns(), 0
+        self._writes = Turns()
         self.keys = Keys(registry, limits.auth)
         self.uploads = Uploads(registry, self._writes)
-        self._pool = ThreadPoolExecutor(PLANNING_THREADS, thread_name_prefix="planner")
+        self._planning = Jobs(self.admission, PLANNING_THREADS, "planner")
+        self._lookups = Jobs(self.admission, LOOKUP_THREADS, "lookup")
         kept = max(KEPT_TILES, limits.threads + limits.tile_window)
         self._buffers = TileBuffers(limits.tile.bytes, kept, device.host_block)
         self._scheduler = TileScheduler(limits.threads, self._buffers, self.observer)
@@ -144,7 +145,9 @@ class Engine:
 
         Raises InvalidInput, NotFound, LimitExceeded, Unavailable; reading the result raises none of these.
         """
-        model = self._planner.find(request)
+        model = self._planner.known(request)
+        if model is None:
+            model = await self._lookups.run(self._planner.find, request)
         if self._planner.is_large(request, model):
             return Fabrication(*await self.work(self._planner.plan, request, model), self)
         return Fabrication(*self._planner.plan(request, model), self)
@@ -154,12 +157,7 @@ class Engine:
 
         Readiness and the registry have other threads. Raises Overloaded where as many wait as may wait at the gate.
         """
-        self.admission.check_room(self._jobs)
-        self._jobs += 1
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._pool, partial(job, *args, **kwargs))
-        finally:
-            self._jobs -= 1
+        return await self._planning.run(job, *args, **kwargs)
 
     def plan(self, request: FabricateRequest) -> Fabrication:
         """``fabricate`` for callers without an event loop."""
@@ -222,7 +220,8 @@ class Engine:
 
     def close(self) -> None:
         """Stop the workers, free the factors and let go of the registry."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._planning.close()
+        self._lookups.close()
         self._scheduler.close()
         self.residencies.close()
         self.registry.close()

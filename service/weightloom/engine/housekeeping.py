@@ -11,7 +11,7 @@ import numpy as np
 
 from weightloom.engine.residency import Residencies
 from weightloom.engine.tiles import TileStream
-from weightloom.errors import NotFound
+from weightloom.errors import NotFound, Unavailable
 from weightloom.fabric import Backend, ModelSpec, VirtualFile
 from weightloom.registry import ModelSummary, Registry
 
@@ -39,6 +39,7 @@ class HouseKeeping:
         self._registry, self._residencies, self._backend, self._read = registry, residencies, backend, read
         self._read_keys = read_keys
         self._wake, self._seen, self._told = asyncio.Event(), NEVER, set[str]()
+        self._is_gone = False
 
     def look_soon(self) -> None:
         """Look at the registry now, and not only within the next second."""
@@ -51,6 +52,10 @@ class HouseKeeping:
             done = True
             try:
                 done = await self._reconcile()
+                self._tell_of_registry(None)
+            except Unavailable as error:
+                self._seen = NEVER
+                self._tell_of_registry(error)
             except Exception as error:
                 self._seen = NEVER
                 log.warning("the factor store could not follow the registry: %s", error, exc_info=True)
@@ -91,6 +96,14 @@ class HouseKeeping:
             if not await self._warm(spec, summary, until):
                 return False
         return True
+
+    def _tell_of_registry(self, error: Unavailable | None) -> None:
+        """Once when it goes, and once when it is back: it may be gone for hours."""
+        if error is not None and not self._is_gone:
+            log.warning("known models are served on without the registry: %s", error)
+        if error is None and self._is_gone:
+            log.info("the registry is back")
+        self._is_gone = error is not None
 
     def _tell_of_no_room(self, spec: ModelSpec) -> None:
         if spec.digest not in self._told:

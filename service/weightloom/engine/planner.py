@@ -48,8 +48,12 @@ class Planner:
             KEPT_BYTES, lambda plan: plan.layout.weight + plan.form_bytes
         )
 
+    def known(self, request: FabricateRequest) -> ModelSpec | ModelSummary | None:
+        """The inline spec, or the registered model's summary; None where only ``find`` can tell, in a thread."""
+        return request.model if isinstance(request.model, ModelSpec) else self._registry.known(request.model)
+
     def find(self, request: FabricateRequest) -> ModelSpec | ModelSummary:
-        """The inline spec, or the registered model's summary: an indexed read, less than a thread would cost."""
+        """As ``known``, but it may wait for the registry. Raises NotFound, Unavailable."""
         return request.model if isinstance(request.model, ModelSpec) else self._registry.find(request.model)
 
     def is_large(self, request: FabricateRequest, model: ModelSpec | ModelSummary) -> bool:

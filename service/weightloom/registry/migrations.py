@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 
-__all__ = ["MIGRATIONS", "migrate"]
+from weightloom.errors import Unavailable
+
+__all__ = ["MIGRATIONS", "migrate", "refuse_newer"]
 
 Migration = tuple[int, str, Callable[[sqlite3.Connection], None]]
 
@@ -91,4 +93,14 @@ def migrate(connection: sqlite3.Connection) -> None:
 def _missing(connection: sqlite3.Connection) -> list[Migration]:
     begun = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'migrations'").fetchone()
     applied = {number for (number,) in connection.execute("SELECT number FROM migrations")} if begun else set()
+    refuse_newer(applied, {number for number, *_ in MIGRATIONS})
     return [migration for migration in MIGRATIONS if migration[0] not in applied]
+
+
+def refuse_newer(applied: Collection[int], known: Collection[int]) -> None:
+    """Raise Unavailable where somebody has ``applied`` migrations that this server does not know."""
+    if newer := set(applied) - set(known):
+        raise Unavailable(
+            f"the registry has migration {max(newer)} of a newer weightloom, and this one knows {max(known)} at most; "
+            "start the newer version"
+        )

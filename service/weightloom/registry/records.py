@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from weightloom.errors import Conflict, NotFound, shorten
 from weightloom.fabric.dtypes import DType
-from weightloom.fabric.spec import ModelSpec
+from weightloom.fabric.spec import DIGEST_PATTERN, ModelSpec
 from weightloom.registry.blobs import FactorBlobs
 from weightloom.registry.keys import ApiKey
 
-__all__ = ["ModelSummary", "Registry", "describe", "summarize"]
+__all__ = [
+    "REGISTRY_FILE",
+    "ModelSummary",
+    "Registry",
+    "describe",
+    "key_of",
+    "not_found",
+    "parse_canonical",
+    "same_or_conflict",
+    "summarize",
+]
+
+REGISTRY_FILE = "registry.sqlite3"  # in the data folder
 
 
 @dataclass(frozen=True)
@@ -40,6 +54,12 @@ class Registry(Protocol):
     def create(self, spec: ModelSpec) -> tuple[ModelSummary, bool]:
         """Keep a model; False where the same one was there already. Raises Conflict where the name has another,
         InvalidSpec where factors that it imports are not here.
+        """
+
+    def known(self, name_or_digest: str) -> ModelSummary | None:
+        """The model, in no more time than an event loop may take; None where only ``find`` can tell, which may wait.
+
+        Its spec is then loaded as quickly. Raises NotFound where that is certain.
         """
 
     def find(self, name_or_digest: str) -> ModelSummary:
@@ -73,7 +93,10 @@ class Registry(Protocol):
         """From now on the key does not count. Raises NotFound."""
 
     def version(self) -> int:
-        """A number that changes whenever another connection, of any process, has changed the store."""
+        """A number that changes whenever another connection, of any process, has changed the store.
+
+        Call it about once a second: what a registry remembers of the store is brought up to date by it.
+        """
 
     def ping(self) -> None:
         """Raise Unavailable unless the store is in its place and can be read."""
@@ -113,3 +136,28 @@ def describe(summary: ModelSummary, spec: ModelSpec) -> dict[str, Any]:
             for tensor in spec.tensors
         ],
     }
+
+
+def key_of(name_or_digest: str) -> str:
+    """The column to look into; no name looks like a digest."""
+    return "digest" if DIGEST_PATTERN.fullmatch(name_or_digest) else "name"
+
+
+def parse_canonical(canonical: bytes) -> ModelSpec:
+    """The spec that a registry has kept."""
+    value = json.loads(canonical)
+    value.pop("generator")
+    return ModelSpec.from_value(value)
+
+
+def same_or_conflict(found: ModelSummary, spec: ModelSpec) -> ModelSummary:
+    """What was found under the name of ``spec``. Raises Conflict where it is another model."""
+    if found.digest != spec.digest:
+        message = f"model {spec.name!r} exists with digest {found.digest}; models are immutable, take another name"
+        raise Conflict(message)
+    return found
+
+
+def not_found(name: str) -> NotFound:
+    """The error for a model that is not there."""
+    return NotFound(f"no model has the name or digest {shorten(name)!r}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -10,21 +9,24 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from weightloom.errors import Conflict, NotFound, Unavailable, shorten
+from weightloom.errors import Unavailable
 from weightloom.fabric.cache import BoundedCache
-from weightloom.fabric.spec import DIGEST_PATTERN, ModelSpec
+from weightloom.fabric.spec import ModelSpec
 from weightloom.registry.blobs import FACTORS_FOLDER, FactorBlobs
 from weightloom.registry.database import Database
-from weightloom.registry.keys import ApiKey, Scope
-from weightloom.registry.records import ModelSummary, summarize
-
-__all__ = ["REGISTRY_FILE", "SqliteRegistry"]
-
-REGISTRY_FILE = "registry.sqlite3"  # in the data folder
-COLUMNS = "name, digest, tensors, numel, w_numbers, created_at, residency"
-KEY_COLUMNS = (
-    "id, name, secret_sha256, scopes, created_at, expires_at, revoked_at, requests_per_minute, bytes_per_minute"
+from weightloom.registry.keys import KEY_COLUMNS, ApiKey, key_not_found, key_of_row, row_of_key
+from weightloom.registry.records import (
+    ModelSummary,
+    key_of,
+    not_found,
+    parse_canonical,
+    same_or_conflict,
+    summarize,
 )
+
+__all__ = ["SqliteRegistry"]
+
+COLUMNS = "name, digest, tensors, numel, w_numbers, created_at, residency"
 FIND = {key: f"SELECT {COLUMNS} FROM models WHERE {key} = ?" for key in ("name", "digest")}
 KEPT_TENSORS = 120_000  # parsed specs are kept until they hold this many tensors in all
 
@@ -50,18 +52,16 @@ class SqliteRegistry:
                 connection.executemany("INSERT INTO imported VALUES (?, ?)", imported)
         if there is None:
             return summary, True
-        found = _summary_of(there)
-        if found.digest != spec.digest:
-            message = f"model {spec.name!r} exists with digest {found.digest}; models are immutable, take another name"
-            raise Conflict(message)
-        return found, False
+        return same_or_conflict(_summary_of(there), spec), False
 
     def find(self, name_or_digest: str) -> ModelSummary:
         """One indexed read."""
-        row = self._database.row(FIND[_key_of(name_or_digest)], name_or_digest)
+        row = self._database.row(FIND[key_of(name_or_digest)], name_or_digest)
         if row is None:
-            raise _not_found(name_or_digest)
+            raise not_found(name_or_digest)
         return _summary_of(row)
+
+    known = find  # less than handing it to a thread would cost
 
     def load(self, summary: ModelSummary) -> ModelSpec:
         """From memory where it was read lately: a digest's spec never changes."""
@@ -69,8 +69,8 @@ class SqliteRegistry:
         if spec is None:
             row = self._database.row("SELECT spec FROM models WHERE digest = ?", summary.digest)
             if row is None:
-                raise _not_found(summary.name)
-            spec = _parse(row[0])
+                raise not_found(summary.name)
+            spec = parse_canonical(row[0])
             self._specs.put(summary.digest, spec)
         return spec
 
@@ -82,13 +82,13 @@ class SqliteRegistry:
     def delete(self, name_or_digest: str) -> None:
         """Delete in one transaction that is on disk before this returns. Factors that nobody imports go after it."""
         with self._database.writing() as connection:
-            gone = connection.execute(FIND[_key_of(name_or_digest)], (name_or_digest,)).fetchone()
+            gone = connection.execute(FIND[key_of(name_or_digest)], (name_or_digest,)).fetchone()
             digest = ("" if gone is None else _summary_of(gone).digest,)
             imported = connection.execute("SELECT factors FROM imported WHERE model = ?", digest).fetchall()
             for table, key in (("models", "digest"), ("imported", "model")):
                 connection.execute(f"DELETE FROM {table} WHERE {key} = ?", digest)
         if gone is None:
-            raise _not_found(name_or_digest)
+            raise not_found(name_or_digest)
         if imported:
             with suppress(Unavailable):  # the model is gone; a later sweep finds what is left, and what was too recent
                 self.sweep([factors for (factors,) in imported])
@@ -101,11 +101,11 @@ class SqliteRegistry:
 
     def set_residency(self, name_or_digest: str, residency: str | None) -> None:
         """Update in one transaction."""
-        statement = f"UPDATE models SET residency = ? WHERE {_key_of(name_or_digest)} = ?"
+        statement = f"UPDATE models SET residency = ? WHERE {key_of(name_or_digest)} = ?"
         with self._database.writing() as connection:
             changed = connection.execute(statement, (residency, name_or_digest)).rowcount
         if not changed:
-            raise _not_found(name_or_digest)
+            raise not_found(name_or_digest)
 
     def resident(self) -> list[ModelSummary]:
         """All of them: they are few, since memory is."""
@@ -115,15 +115,12 @@ class SqliteRegistry:
     def api_keys(self) -> list[ApiKey]:
         """By the time when they were made."""
         query = f"SELECT {KEY_COLUMNS} FROM api_keys ORDER BY created_at, id"
-        return [_key_of_row(row) for row in self._database.rows(query)]
+        return [key_of_row(row) for row in self._database.rows(query)]
 
     def add_key(self, key: ApiKey) -> None:
         """Insert in one transaction."""
-        limits = key.requests_per_minute, key.bytes_per_minute
-        times = key.created_at, key.expires_at, key.revoked_at
-        row = key.id, key.name, key.secret_sha256, " ".join(sorted(key.scopes)), *times, *limits
         with self._database.writing() as connection:
-            connection.execute("INSERT INTO api_keys VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+            connection.execute("INSERT INTO api_keys VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row_of_key(key))
 
     def revoke_key(self, key_id: str) -> None:
         """Update in one transaction; the first time counts."""
@@ -132,7 +129,7 @@ class SqliteRegistry:
         with self._database.writing() as connection:
             changed = connection.execute(statement, (now, key_id)).rowcount
         if not changed:
-            raise NotFound(f"no API key has the id {shorten(key_id)!r}", code="key_not_found")
+            raise key_not_found(key_id)
 
     def version(self) -> int:
         """SQLite's own count of other connections' commits; our writer is another connection than our reader."""
@@ -154,15 +151,6 @@ class SqliteRegistry:
         self._database.close()
 
 
-def _key_of_row(row: tuple[Any, ...]) -> ApiKey:
-    key_id, name, secret_sha256, scopes, *rest = row
-    return ApiKey(key_id, name, secret_sha256, frozenset(map(Scope, scopes.split())), *rest)
-
-
-def _key_of(name_or_digest: str) -> str:
-    return "digest" if DIGEST_PATTERN.fullmatch(name_or_digest) else "name"
-
-
 def _row_of(spec: ModelSpec, summary: ModelSummary) -> tuple[str | bytes | int, ...]:
     counts = summary.tensors, str(summary.numel), str(summary.w_numbers)
     return spec.name, spec.digest, spec.canonical, *counts, summary.created_at
@@ -172,13 +160,3 @@ def _row_of(spec: ModelSpec, summary: ModelSummary) -> tuple[str | bytes | int, 
 def _summary_of(row: tuple[Any, ...]) -> ModelSummary:
     name, digest, tensors, numel, w_numbers, created_at, residency = row
     return ModelSummary(name, digest, tensors, int(numel), int(w_numbers), created_at, residency)
-
-
-def _parse(canonical: bytes) -> ModelSpec:
-    value = json.loads(canonical)
-    value.pop("generator")
-    return ModelSpec.from_value(value)
-
-
-def _not_found(name: str) -> NotFound:
-    return NotFound(f"no model has the name or digest {shorten(name)!r}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,9 +15,10 @@ from support.imported import sha256_of
 from weightloom.errors import InvalidFactors, InvalidSpec, NotFound, Unavailable
 from weightloom.fabric import ModelSpec
 from weightloom.fabric.imported import Blob
-from weightloom.registry import SqliteRegistry
+from weightloom.registry import Registry, SqliteRegistry
 from weightloom.registry.blobs import RECENT_SECONDS, UNUSED_SECONDS
 
+Open = Callable[[], Registry]
 BLOB = np.arange(14, dtype="<f4").tobytes()  # P (2, 1), Q and S (3, 1), T (6, 1)
 SHA256 = sha256_of(BLOB)
 
@@ -27,27 +28,20 @@ def spec(name: str, **fields: object) -> ModelSpec:
     return ModelSpec.from_value({"name": name, "seed": 0, "tensors": [tensor | {"factors_sha256": SHA256} | fields]})
 
 
-@pytest.fixture(params=["file", "memory"])
-def registry(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SqliteRegistry]:
-    made = SqliteRegistry(tmp_path / "registry.sqlite3" if request.param == "file" else None)
-    yield made
-    made.close()
-
-
-def has(registry: SqliteRegistry) -> bool:
+def has(registry: Registry) -> bool:
     try:
         return registry.factors.size(SHA256) == len(BLOB)
     except NotFound:
         return False
 
 
-def age(registry: SqliteRegistry, seconds: float) -> None:
+def age(registry: Registry, seconds: float) -> None:
     """Make the blob as old as this."""
     then = time.time() - seconds
     os.utime(registry.factors._path(SHA256), (then, then))
 
 
-def is_kept_by_a_sweep(registry: SqliteRegistry) -> bool:
+def is_kept_by_a_sweep(registry: Registry) -> bool:
     registry.sweep()
     return has(registry)
 
@@ -70,7 +64,7 @@ def parts_of(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("step", [1, 3, 7, 1 << 20])
-def test_what_was_put_is_read_however_it_was_cut(registry: SqliteRegistry, step: int) -> None:
+def test_what_was_put_is_read_however_it_was_cut(registry: Registry, step: int) -> None:
     parts = [BLOB[at : at + step] for at in range(0, len(BLOB), step)]
     assert registry.factors.put(SHA256, parts)
     assert not registry.factors.put(SHA256, parts), "it was there already"
@@ -79,7 +73,7 @@ def test_what_was_put_is_read_however_it_was_cut(registry: SqliteRegistry, step:
     assert values.tobytes() == BLOB
 
 
-def test_a_blob_of_another_size_is_not_what_a_tensor_needs(registry: SqliteRegistry) -> None:
+def test_a_blob_of_another_size_is_not_what_a_tensor_needs(registry: Registry) -> None:
     registry.factors.put(SHA256, [BLOB])
     assert registry.factors.open(Blob(SHA256, 13)) is None
     with pytest.raises(InvalidSpec, match=r"tensors\[0\].factors_sha256: .* 64 bytes of them") as caught:
@@ -87,8 +81,8 @@ def test_a_blob_of_another_size_is_not_what_a_tensor_needs(registry: SqliteRegis
     assert caught.value.code == "factors_missing"
 
 
-def test_other_bytes_than_named_leave_nothing(tmp_path: Path) -> None:
-    registry = SqliteRegistry(tmp_path / "registry.sqlite3")
+def test_other_bytes_than_named_leave_nothing(tmp_path: Path, open_again: Open) -> None:
+    registry = open_again()
     with pytest.raises(InvalidFactors, match=SHA256) as caught:
         registry.factors.put(SHA256, [BLOB[:-1]])
     assert caught.value.code == "factors_mismatch"
@@ -96,7 +90,7 @@ def test_other_bytes_than_named_leave_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf, 2.0**20 + 1, -3e38])
-def test_numbers_that_could_make_an_infinity_are_refused(registry: SqliteRegistry, number: float) -> None:
+def test_numbers_that_could_make_an_infinity_are_refused(registry: Registry, number: float) -> None:
     values = np.zeros(9, "<f4")
     values[7] = number
     blob = values.tobytes()
@@ -107,19 +101,19 @@ def test_numbers_that_could_make_an_infinity_are_refused(registry: SqliteRegistr
         registry.factors.size(sha256_of(blob))
 
 
-def test_half_a_number_is_none(registry: SqliteRegistry) -> None:
+def test_half_a_number_is_none(registry: Registry) -> None:
     with pytest.raises(InvalidFactors, match="float32"):
         registry.factors.put(sha256_of(b"12345"), [b"12345"])
 
 
 @pytest.mark.parametrize("digest", ["", "..", "../registry.sqlite3", "A" * 64, "0" * 63])
-def test_only_digests_become_names_of_files(registry: SqliteRegistry, digest: str) -> None:
+def test_only_digests_become_names_of_files(registry: Registry, digest: str) -> None:
     for call in (registry.factors.size, registry.factors.begin):
         with pytest.raises(InvalidFactors, match=r"sha256: got .*64 hexadecimal digits"):
             call(digest)
 
 
-def test_a_model_is_created_only_where_its_factors_are(registry: SqliteRegistry) -> None:
+def test_a_model_is_created_only_where_its_factors_are(registry: Registry) -> None:
     with pytest.raises(InvalidSpec) as caught:
         registry.create(spec("m"))
     assert caught.value.code == "factors_missing"
@@ -129,7 +123,7 @@ def test_a_model_is_created_only_where_its_factors_are(registry: SqliteRegistry)
     assert registry.create(spec("m"))[1]
 
 
-def test_factors_go_with_the_last_model_that_imports_them(registry: SqliteRegistry) -> None:
+def test_factors_go_with_the_last_model_that_imports_them(registry: Registry) -> None:
     registry.factors.put(SHA256, [BLOB])
     for name in "ab":
         registry.create(spec(name))
@@ -140,9 +134,7 @@ def test_factors_go_with_the_last_model_that_imports_them(registry: SqliteRegist
 
 
 @pytest.mark.parametrize("again", ["put", "asked for"])
-def test_factors_that_somebody_is_about_to_use_stay_when_the_last_model_goes(
-    registry: SqliteRegistry, again: str
-) -> None:
+def test_factors_that_somebody_is_about_to_use_stay_when_the_last_model_goes(registry: Registry, again: str) -> None:
     registry.factors.put(SHA256, [BLOB])
     registry.create(spec("a"))
     age(registry, UNUSED_SECONDS + 1)
@@ -155,7 +147,7 @@ def test_factors_that_somebody_is_about_to_use_stay_when_the_last_model_goes(
 
 
 @pytest.mark.parametrize("again", [True, False])
-def test_who_asks_for_factors_finds_them_for_another_day(registry: SqliteRegistry, again: bool) -> None:
+def test_who_asks_for_factors_finds_them_for_another_day(registry: Registry, again: bool) -> None:
     registry.factors.put(SHA256, [BLOB])
     age(registry, UNUSED_SECONDS + 1)
     if again:
@@ -163,7 +155,7 @@ def test_who_asks_for_factors_finds_them_for_another_day(registry: SqliteRegistr
     assert is_kept_by_a_sweep(registry) is again
 
 
-def test_factors_too_recent_to_go_with_their_model_go_a_day_later(registry: SqliteRegistry) -> None:
+def test_factors_too_recent_to_go_with_their_model_go_a_day_later(registry: Registry) -> None:
     registry.factors.put(SHA256, [BLOB])
     registry.create(spec("a"))
     registry.delete("a")
@@ -172,7 +164,7 @@ def test_factors_too_recent_to_go_with_their_model_go_a_day_later(registry: Sqli
     assert not is_kept_by_a_sweep(registry)
 
 
-def test_what_is_read_stays_readable_when_it_is_removed(registry: SqliteRegistry) -> None:
+def test_what_is_read_stays_readable_when_it_is_removed(registry: Registry) -> None:
     registry.factors.put(SHA256, [BLOB])
     registry.create(spec("m"))
     values = registry.factors.open(Blob(SHA256, 14))
@@ -183,8 +175,8 @@ def test_what_is_read_stays_readable_when_it_is_removed(registry: SqliteRegistry
     assert registry.factors.open(Blob(SHA256, 14)) is None
 
 
-def test_a_sweep_removes_what_nobody_wanted_for_a_day(tmp_path: Path) -> None:
-    registry = SqliteRegistry(tmp_path / "registry.sqlite3")
+def test_a_sweep_removes_what_nobody_wanted_for_a_day(tmp_path: Path, open_again: Open) -> None:
+    registry = open_again()
     registry.factors.put(SHA256, [BLOB])
     broken = registry.factors.begin(SHA256)  # as a killed server leaves it
     (tmp_path / "factors" / "mine").write_text("not ours")
@@ -198,8 +190,8 @@ def test_a_sweep_removes_what_nobody_wanted_for_a_day(tmp_path: Path) -> None:
     broken.close()
 
 
-def test_a_sweep_leaves_what_a_model_needs(tmp_path: Path) -> None:
-    registry = SqliteRegistry(tmp_path / "registry.sqlite3")
+def test_a_sweep_leaves_what_a_model_needs(tmp_path: Path, open_again: Open) -> None:
+    registry = open_again()
     registry.factors.put(SHA256, [BLOB])
     registry.create(spec("m"))
     os.utime(tmp_path / "factors" / SHA256, (0, 0))
@@ -207,11 +199,11 @@ def test_a_sweep_leaves_what_a_model_needs(tmp_path: Path) -> None:
     assert has(registry)
 
 
-def test_factors_survive_the_process(tmp_path: Path) -> None:
-    first = SqliteRegistry(tmp_path / "registry.sqlite3")
+def test_factors_survive_the_process(open_again: Open) -> None:
+    first = open_again()
     first.factors.put(SHA256, [BLOB])
     first.create(spec("m"))
-    second = SqliteRegistry(tmp_path / "registry.sqlite3")  # the first one is still open, as after kill -9
+    second = open_again()  # the first one is still open, as after kill -9
     assert has(second)
     age(second, RECENT_SECONDS + 1)
     second.delete("m")
@@ -225,7 +217,7 @@ def test_a_disk_that_fails_is_told(tmp_path: Path) -> None:
         registry.factors.put(SHA256, [BLOB])
 
 
-def many_blobs(registry: SqliteRegistry, count: int) -> list[Blob]:
+def many_blobs(registry: Registry, count: int) -> list[Blob]:
     parts = [np.full(14, number, "<f4").tobytes() for number in range(count)]
     for part in parts:
         registry.factors.put(sha256_of(part), [part])
@@ -241,13 +233,13 @@ def test_a_model_may_need_more_blobs_than_the_process_may_have_files(tmp_path: P
     assert values == [[number] * 14 for number in range(300)]
 
 
-def test_all_who_read_a_blob_share_its_memory(registry: SqliteRegistry) -> None:
+def test_all_who_read_a_blob_share_its_memory(registry: Registry) -> None:
     blobs = many_blobs(registry, 100)  # more than are kept when nobody reads them
     first = [registry.factors.open(blob) for blob in blobs]
     assert all(registry.factors.open(blob) is array for blob, array in zip(blobs, first, strict=True))
 
 
-def test_numbers_that_are_read_cannot_be_written_to(registry: SqliteRegistry) -> None:
+def test_numbers_that_are_read_cannot_be_written_to(registry: Registry) -> None:
     registry.factors.put(SHA256, [BLOB])
     values = registry.factors.open(Blob(SHA256, 14))
     assert values is not None
@@ -276,8 +268,8 @@ def test_factors_that_cannot_be_read_are_not_told_to_be_missing(tmp_path: Path) 
     assert values.tobytes() == BLOB
 
 
-def test_a_folder_that_cannot_be_looked_into_is_told(tmp_path: Path) -> None:
-    registry = SqliteRegistry(tmp_path / "registry.sqlite3")
+def test_a_folder_that_cannot_be_looked_into_is_told(tmp_path: Path, open_again: Open) -> None:
+    registry = open_again()
     (tmp_path / "factors").write_text("in the way")
     for call in (lambda: registry.factors.size(SHA256), lambda: registry.create(spec("m"))):
         with pytest.raises(Unavailable, match="imported factors cannot be read"):

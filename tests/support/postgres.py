@@ -1,0 +1,149 @@
+"""A PostgreSQL of the tests' own: a private cluster in a temporary folder, on a free port of this machine."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+PASSWORD = "s3cret-w0rd"
+NUMBERS = count()
+CONFIG = """
+listen_addresses = '127.0.0.1'
+unix_socket_directories = ''
+fsync = off
+full_page_writes = off
+shared_buffers = 16MB
+max_connections = 60
+"""
+
+
+class Cluster:
+    """A database server; ``url`` names a database in it."""
+
+    def __init__(self, folder: Path, bin_folder: Path) -> None:
+        self._folder, self._bin, self._user = folder, bin_folder, _unprivileged()
+        self._data = folder / "data"
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = free.getsockname()[1]
+        if self._user:
+            os.chown(folder, self._user.pw_uid, self._user.pw_gid)
+        (folder / "password").write_text(PASSWORD)
+        options = ["--auth=scram-sha-256", "--username=weightloom", f"--pwfile={folder / 'password'}"]
+        self._run("initdb", *options, "--encoding=UTF8", "--locale=C", "--no-sync")
+        with (self._data / "postgresql.conf").open("a") as file:
+            file.write(f"{CONFIG}port = {self.port}\n")
+        self.start()
+
+    def start(self) -> None:
+        """Returns when it answers."""
+        self._run("pg_ctl", "start", "--wait", f"--log={self._folder / 'log'}")
+
+    def stop(self, mode: str = "fast") -> None:
+        """fast: connections are ended; immediate: as by a crash."""
+        self._run("pg_ctl", "stop", "--wait", f"--mode={mode}")
+
+    def kill(self) -> None:
+        """kill -9 of every process of it."""
+        parent = self._pid()
+        children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+        for pid in [parent, *map(int, children)]:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        while Path(f"/proc/{parent}").exists():
+            time.sleep(0.01)
+
+    def pause(self, number: int = signal.SIGSTOP) -> None:
+        """Stop, so that it is there and does not answer; SIGCONT lets it go on."""
+        parent = self._pid()
+        children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+        for pid in [parent, *map(int, children)]:
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+    def database(self) -> str:
+        """The URL of a new, empty database."""
+        name = f"tests_{next(NUMBERS)}"
+        self.execute(f"CREATE DATABASE {name}")
+        return self.url(name)
+
+    def url(self, database: str = "postgres") -> str:
+        """The URL of a database."""
+        return f"postgresql://weightloom:{PASSWORD}@127.0.0.1:{self.port}/{database}"
+
+    def execute(self, statement: str, database: str = "postgres") -> list[tuple[object, ...]]:
+        """Run a statement outside of any transaction; its rows, where it gives any."""
+        import psycopg
+
+        with psycopg.connect(self.url(database), autocommit=True) as connection:
+            cursor = connection.execute(statement)
+            return cursor.fetchall() if cursor.description else []
+
+    def dump(self, url: str, file: Path) -> None:
+        """A backup of our part of a database."""
+        command = [self._bin / "pg_dump", "--format=custom", "--schema=weightloom", f"--file={file}", url]
+        subprocess.run(command, check=True, timeout=60)
+
+    def restore(self, url: str, file: Path) -> None:
+        """The backup into a database, in place of what is there."""
+        command = [self._bin / "pg_restore", "--clean", "--if-exists", f"--dbname={url}", file]
+        subprocess.run(command, check=True, timeout=60)
+
+    def _pid(self) -> int:
+        return int((self._data / "postmaster.pid").read_text().split()[0])
+
+    def _run(self, program: str, *options: str) -> None:
+        command = [str(self._bin / program), f"--pgdata={self._data}", *options]
+        user = self._user and self._user.pw_uid
+        with (self._folder / "output").open("ab") as output:  # no pipe: a server would keep it open
+            subprocess.run(command, check=True, stdout=output, stderr=output, user=user, cwd=self._folder, timeout=60)
+
+
+@contextmanager
+def running_cluster() -> Iterator[Cluster]:
+    """A cluster that is removed at the end, however it ended. Skips the test where PostgreSQL is not installed."""
+    bin_folder = _bin_folder()
+    folder = Path(tempfile.mkdtemp(prefix="weightloom-pg-"))
+    cluster = None
+    try:
+        cluster = Cluster(folder, bin_folder)
+        yield cluster
+    finally:
+        if cluster is not None:
+            with suppress(OSError, ValueError, subprocess.SubprocessError):
+                cluster.pause(signal.SIGCONT)
+                cluster.stop("immediate")
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _bin_folder() -> Path:
+    for folder in sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: -int(path.parent.name)):
+        if (folder / "initdb").exists():
+            return folder
+    if found := shutil.which("initdb"):
+        return Path(found).resolve().parent
+    message = "PostgreSQL is not installed (Debian: apt-get install postgresql)"
+    if os.environ.get("CI"):
+        pytest.fail(f"{message}; CI needs it")
+    pytest.skip(message)
+
+
+def _unprivileged() -> pwd.struct_passwd | None:
+    """Whom to run it as: it refuses to be root."""
+    if os.geteuid() != 0:
+        return None
+    for name in ("postgres", "nobody"):
+        with suppress(KeyError):
+            return pwd.getpwnam(name)
+    raise AssertionError("no user other than root is here to run PostgreSQL")
