@@ -137,7 +137,7 @@ class Settings(BaseSettings):
         le=86400,
         allow_inf_nan=False,
         description="A reader that does not take the next tile within so long is dropped, and a request of whose body "
-        "nothing comes for so long.",
+        "nothing comes for so long, or less than 1 KiB a second beyond that.",
     )
     residency: Residency = Field(
         Residency.AUTO,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -15,6 +16,7 @@ from weightloom.settings import Settings
 
 LIMIT = Settings.model_fields["max_header_bytes"].default
 CLOSE = b"Connection: close\r\n"
+FACTORS = b"/v1/factors/" + b"0" * 64
 JSON = b"Content-Type: application/json\r\n"
 
 
@@ -171,3 +173,18 @@ def test_the_limits_are_settings(tmp_path: Path) -> None:
         limits = server.request("GET", "/v1/info").json()["limits"]
         assert (limits["max_header_bytes"], limits["header_seconds"]) == (2000, 30)
         assert answer(server, head(more=b"X: %b\r\n" % (b"a" * 2000)))[0] == 431
+
+
+@pytest.mark.parametrize(("method", "target"), [(b"POST", b"/fabricate"), (b"POST", b"/v1/models"), (b"PUT", FACTORS)])
+def test_a_body_that_trickles_is_not_waited_for(tmp_path: Path, method: bytes, target: bytes) -> None:
+    with running_server(tmp_path / "data", stall_seconds=0.5) as server, connect(server) as sock:
+        sock.sendall(head(target, JSON + b"Content-Length: 60000\r\n", method))
+        sock.settimeout(0.1)
+        reply = b""
+        for _ in range(100):
+            sock.sendall(b"x")
+            with suppress(TimeoutError):
+                reply = sock.recv(1 << 16)
+                break
+        assert reply.startswith(b"HTTP/1.1 504 ")
+        assert b"sender_stalled" in reply

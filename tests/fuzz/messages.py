@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+from fuzz.examples import MODEL
 from fuzz.strategies import TEXTS, mutated, safetensors_bodies
 from google.protobuf import message_factory
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, ServiceDescriptor
 from hypothesis import strategies as st
+from support.rpc import spec_message
 from weightloom_proto.v1 import fabrication_pb2 as pb
 
 __all__ = ["METHODS", "SERVICE", "calls"]
@@ -16,6 +19,18 @@ SERVICE: ServiceDescriptor = pb.DESCRIPTOR.services_by_name["FabricationService"
 METHODS = tuple(SERVICE.methods)
 KNOWN = ("demo/mlp", "t", "zeros", "inline")  # the first one is registered
 texts = st.sampled_from(KNOWN) | st.sampled_from([text for text in TEXTS if text != "\ud800"]) | st.text(max_size=4)
+
+
+SPEC = spec_message(MODEL)
+W = {"t": pb.Vector(values=[0.5] * 4), "b": pb.Vector(values=[1.0] * 4)}
+RIGHT = (
+    pb.FabricateRequest(model="demo/mlp", w=W),
+    pb.FabricateRequest(model="demo/mlp", w=W, rows={"t": pb.Rows(first=1, last=3)}, dtype="DTYPE_F16"),
+    pb.FabricateRequest(spec=SPEC, w=W),
+    pb.CreateModelRequest(spec=SPEC),
+    pb.GetModelRequest(name="demo/mlp"),
+    pb.SetResidencyRequest(name="demo/mlp", residency="RESIDENCY_AUTO"),
+)
 
 
 def _integers(bits: int, signed: bool) -> st.SearchStrategy[int]:
@@ -63,6 +78,26 @@ def calls() -> st.SearchStrategy[tuple[str, list[bytes]]]:
 
 
 def _sent(method: Any) -> st.SearchStrategy[list[bytes]]:
-    right = messages(method.input_type).map(lambda message: message.SerializeToString())
-    one = st.binary(max_size=40) | right | right.flatmap(mutated)
+    right = [message for message in RIGHT if message.DESCRIPTOR.full_name == method.input_type.full_name]
+    nearly = [_few_fields(method.input_type).map(_beside(message)) for message in right]
+    data = st.one_of(*nearly, messages(method.input_type)).map(lambda message: message.SerializeToString())
+    one = st.binary(max_size=40) | data | data | data.flatmap(mutated)
     return st.lists(one, max_size=4) if method.client_streaming else one.map(lambda data: [data])
+
+
+def _few_fields(kind: Descriptor) -> st.SearchStrategy[Any]:
+    new = message_factory.GetMessageClass(kind)
+    one = st.sampled_from(list(kind.fields)).flatmap(lambda field: st.tuples(st.just(field.name), _field(field)))
+    return st.lists(one, max_size=2).map(lambda pairs: new(**dict(pairs)))
+
+
+def _beside(message: Any) -> Callable[[Any], Any]:
+    """Puts what another message has into a copy of this one: added where a field is repeated, else instead of it."""
+
+    def merged(more: Any) -> Any:
+        result = type(message)()
+        result.CopyFrom(message)
+        result.MergeFrom(more)
+        return result
+
+    return merged

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import socket
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlparse
 
+import numpy as np
 from fuzz.examples import MODEL
 from fuzz.strategies import SPEC_BODIES, json_values, mutated, queries, safetensors_bodies
 from hypothesis import strategies as st
 from support.server import Server
+from weightloom.fabric import safetensors
 
 __all__ = ["Reply", "ask", "requests"]
 
@@ -32,32 +35,54 @@ VALUES = (
     "gzip", "100-continue", "websocket", "h2c", "chunked", "00-" + "0" * 32 + "-" + "0" * 16 + "-01", "5, 5", "0x10",
 )  # fmt: skip
 W = {"t": [0.5] * 4, "b": [1.0] * 4}
-GOOD = st.sampled_from(
-    [
-        json.dumps(value).encode()
-        for value in (
-            {"model": "demo/mlp", "w": W},
-            MODEL,
-            {"residency": "auto"},
-            MODEL | {"w": W},
-            {"model": "demo/mlp"},
-        )
-    ]
+JSON, BYTES = "application/json", "application/octet-stream"
+MODEL_PATH = "/v1/models/demo/mlp"
+FILE = safetensors.write({}, {name: np.array(values, np.float32) for name, values in W.items()})
+DATA = bytes(64)
+FACTORS_PATH = f"/v1/factors/{hashlib.sha256(DATA).hexdigest()}"
+RIGHT: tuple[tuple[str, str, str, bytes], ...] = (
+    ("POST", "/fabricate", JSON, json.dumps({"model": "demo/mlp", "w": W}).encode()),
+    ("POST", "/fabricate", JSON, json.dumps({"seed": 1, "tensors": MODEL["tensors"], "w": W}).encode()),
+    ("POST", "/fabricate?model=demo/mlp&rows=t%3D0:2", BYTES, FILE),
+    ("POST", "/v1/models", JSON, json.dumps(MODEL).encode()),
+    ("POST", "/v1/models", JSON, json.dumps(MODEL | {"name": "another"}).encode()),
+    ("GET", "/v1/models?limit=2", "", b""),
+    ("GET", MODEL_PATH, "", b""),
+    ("PUT", f"{MODEL_PATH}/residency", JSON, b'{"residency": "auto"}'),
+    ("DELETE", "/v1/models/another", "", b""),
+    ("PUT", FACTORS_PATH, BYTES, DATA),
+    ("GET", FACTORS_PATH, "", b""),
+    ("GET", "/v1/info", "", b""),
 )
 
 
 def requests() -> st.SearchStrategy[bytes]:
-    """One request, framed rightly as a rule."""
+    """A right request, of which some parts are replaced, and some bytes changed."""
+    framed = st.sampled_from(RIGHT).flatmap(_with_other_parts)
+    return framed | framed | framed.flatmap(mutated)
+
+
+def _with_other_parts(right: tuple[str, str, str, bytes]) -> st.SearchStrategy[bytes]:
+    method, target, media_type, body = right
     bodies = (
-        st.just(b"") | GOOD | GOOD.flatmap(mutated) | SPEC_BODIES | safetensors_bodies() | st.binary(max_size=60)
+        mutated(body) | SPEC_BODIES | safetensors_bodies() | st.binary(max_size=60)
         | json_values().map(lambda value: json.dumps(value).encode())
     )  # fmt: skip
-    targets = st.builds("{}{}".format, st.sampled_from(PATHS), st.just("") | queries().map(_in_a_line))
-    headers = st.lists(st.tuples(st.sampled_from(NAMES), st.sampled_from(VALUES)), max_size=3)
-    right = st.builds(
-        _framed, st.sampled_from(METHODS), targets, st.sampled_from(TYPES), headers, bodies, st.booleans()
+    targets = st.builds("{}{}".format, st.sampled_from((target, *PATHS)), st.just("") | queries().map(_in_a_line))
+    headers = st.lists(st.tuples(st.sampled_from(NAMES), st.sampled_from(VALUES)), max_size=2)
+    return st.builds(
+        _framed,
+        _seldom(method, st.sampled_from(METHODS)),
+        _seldom(target, targets),
+        _seldom(media_type, st.sampled_from(TYPES)),
+        _seldom([], headers),
+        _seldom(body, bodies),
+        st.booleans(),
     )
-    return right | right.flatmap(mutated)
+
+
+def _seldom(usual: Any, other: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    return st.one_of(st.just(usual), st.just(usual), st.just(usual), other)
 
 
 def _in_a_line(query: str) -> str:

@@ -23,6 +23,9 @@ __all__ = [
 ]
 
 
+MIN_BODY_RATE = 1024  # bytes a second
+
+
 class ClientGoneError(Exception):
     """The client went away; nobody is left to answer."""
 
@@ -95,7 +98,10 @@ async def read_body(receive: Receive) -> bytes:
 
 @dataclass(frozen=True)
 class BodyLimit:
-    """size: in bytes, and ``what`` sets it, for people. seconds: for the next part to come, of which count is told."""
+    """size: in bytes, and ``what`` sets it, for people. seconds: for the next part to come, of which count is told.
+
+    Beyond them the whole body must come at MIN_BODY_RATE, lest a byte now and then keep a connection for days.
+    """
 
     size: int
     what: str
@@ -106,13 +112,16 @@ class BodyLimit:
 def limit_body(headers: Headers, receive: Receive, limit: BodyLimit) -> Receive:
     """``receive``, but raising LimitExceeded for a body that is longer, DeadlineExceeded for one that does not come."""
     announced, seen, ended = headers.body_bytes(), 0, False
+    waited, time = 0.0, asyncio.get_running_loop().time
 
     async def limited() -> Message:
-        nonlocal seen, ended
+        nonlocal seen, ended, waited
         if announced > limit.size:
             raise _too_large(announced, limit)
-        message = await (receive() if ended else _next_part(receive, limit.seconds))
+        left, began = limit.seconds + seen / MIN_BODY_RATE - waited, time()
+        message = await (receive() if ended else _next_part(receive, min(limit.seconds, left), limit.seconds))
         size = len(message.get("body", b""))
+        waited += time() - began
         seen, ended = seen + size, not message.get("more_body", False)
         if seen > limit.size:
             raise _too_large(seen, limit)
@@ -122,7 +131,7 @@ def limit_body(headers: Headers, receive: Receive, limit: BodyLimit) -> Receive:
     return limited
 
 
-async def _next_part(receive: Receive, seconds: float) -> Message:
+async def _next_part(receive: Receive, seconds: float, stall_seconds: float) -> Message:
     patience = asyncio.timeout(seconds)
     try:
         async with patience:
@@ -130,7 +139,8 @@ async def _next_part(receive: Receive, seconds: float) -> Message:
     except TimeoutError:
         if not patience.expired():
             raise
-        message = f"no byte of the request's body came for {seconds:g} s (setting stall_seconds)"
+        rate = f"or less than {MIN_BODY_RATE} bytes a second beyond them"
+        message = f"no byte of the request's body came for {stall_seconds:g} s (setting stall_seconds), {rate}"
         raise DeadlineExceeded(message, code="sender_stalled") from None
 
 
