@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from support.postgres import PASSWORD, Cluster, running_cluster
 from support.server import Server, running_server, wait_until
+from weightloom_client import Client
 
 Servers = tuple[Server, Server]
 W = {"t": [1, 2]}
@@ -70,6 +71,8 @@ def assert_goes_on_without(servers: Servers, why: str) -> None:
     for server in servers:
         assert make(server, "known") == (200, "")
         assert make_inline(server) == 200
+        with Client(f"grpc://{server.grpc_target}") as client:
+            assert client.fabricate("known", W)["t"].shape == (8,)
         assert server.request("GET", "/v1/models/known").status == 200
         assert server.request("GET", "/healthz").status == 200
         assert make(server, "never-seen") == (503, "registry_unavailable")

@@ -50,7 +50,18 @@ def test_a_layer_imports_only_the_layers_below_it(layer: str) -> None:
 
 
 IMPORTS = "import sys, weightloom.fabric, weightloom_client; print(*sys.modules)"
-HEAVY = {"torch", "fastapi", "starlette", "uvicorn", "sqlite3", "numba", "grpc", "matplotlib", "pydantic_settings"}
+HEAVY = {
+    "torch",
+    "fastapi",
+    "starlette",
+    "uvicorn",
+    "sqlite3",
+    "psycopg",
+    "numba",
+    "grpc",
+    "matplotlib",
+    "pydantic_settings",
+}
 
 
 def test_the_fabric_and_the_client_import_nothing_heavy() -> None:
@@ -61,7 +72,7 @@ def test_the_fabric_and_the_client_import_nothing_heavy() -> None:
 BASE_INSTALL = """
 import sys
 from importlib.machinery import PathFinder
-HIDDEN = {"numba", "fastapi", "starlette", "uvicorn", "uvloop", "grpc", "pydantic_settings", "torch", "matplotlib"}
+HIDDEN = {"numba", "psycopg", "fastapi", "starlette", "uvicorn", "uvloop", "grpc", "pydantic_settings", "torch", "matplotlib"}
 
 class WithoutExtras(PathFinder):
     @classmethod

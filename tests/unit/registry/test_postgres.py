@@ -21,6 +21,7 @@ from weightloom.registry.postgres import PostgresRegistry
 from weightloom.registry.postgres.connections import RETRY_SECONDS
 from weightloom.registry.postgres.database import CREATED
 from weightloom.registry.postgres.migrations import MIGRATIONS
+from weightloom.settings import Settings
 
 
 def spec(name: str, seed: int = 1) -> ModelSpec:
@@ -110,6 +111,10 @@ def test_no_part_of_a_password_is_told(tmp_path: Path, url: str) -> None:
     with pytest.raises(Unavailable) as caught:
         PostgresRegistry(url, tmp_path)
     assert "PART" not in str(caught.value)
+
+
+def test_settings_that_are_printed_do_not_show_it() -> None:
+    assert "PART" not in repr(Settings(registry_url="postgresql://u:PART@host/d"))
 
 
 def test_what_keeps_it_from_opening_is_told(cluster: Cluster, tmp_path: Path) -> None:
