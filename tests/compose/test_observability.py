@@ -9,12 +9,19 @@ from typing import Any
 
 import pytest
 import yaml
+from weightloom.errors import WeightloomError
 from weightloom.settings import Settings
 from weightloom.telemetry.metrics import METRICS
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+
+
+def known_errors(kind: type[WeightloomError] = WeightloomError) -> set[type[WeightloomError]]:
+    return {kind}.union(*map(known_errors, kind.__subclasses__()))
+
+
 SERIES = {m.name: m.labels for m in METRICS if m.kind != "histogram"} | {
     m.name + suffix: (*m.labels, "le")[: len(m.labels) + (suffix == "_bucket")]
     for m in METRICS
@@ -42,6 +49,14 @@ def test_dashboard_and_alerts_ask_for_metrics_and_labels_that_exist(expression: 
     }
     assert grouped | set(re.findall(r'(\w+)(?:=~|!~|!=|=)"', expression)) <= labels
     assert all(expression.count(a) == expression.count(b) for a, b in ("()", "[]", "{}"))
+
+
+CODES = {code for kind in known_errors() for code in kind.codes} | {"ok", "cancelled"}
+
+
+@pytest.mark.parametrize("expression", EXPRESSIONS)
+def test_they_ask_for_codes_that_exist(expression: str) -> None:
+    assert {code for codes in re.findall(r'code(?:=~|!~|=)"([^"]*)"', expression) for code in codes.split("|")} <= CODES
 
 
 def test_every_metric_is_on_the_dashboard() -> None:
