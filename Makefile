@@ -4,13 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help install serve test compose-test soak check check-proto bench docs proto
+.PHONY: help install serve test compose-test soak fuzz check check-proto bench docs proto
 
 help:
 	@echo "make serve    start the server on http://localhost:8000 (settings: docs/settings.md)"
 	@echo "make test     run the tests"
 	@echo "make compose-test  build the image and run docker-compose.yml for real (needs a Docker engine)"
 	@echo "make soak     hundreds of clients of all kinds for minutes (SOAK_SECONDS, SOAK_CLIENTS, SOAK_SEED)"
+	@echo "make fuzz     bad input for minutes (FUZZ_SECONDS for each front), new examples each time"
 	@echo "make check    ruff (lint and format) and mypy --strict"
 	@echo "make bench    measure, each figure as a ratio"
 	@echo "make proto    generate the gRPC stubs anew"
@@ -44,6 +45,11 @@ soak: export SOAK_CLIENTS ?= 300
 soak: export SOAK_WORKERS ?= 1,2
 soak: $(STAMP)
 	$(BIN)/pytest --capture=no tests/soak
+
+# As in make test, but on and on with new examples.
+fuzz: export FUZZ_SECONDS ?= 120
+fuzz: $(STAMP)
+	$(BIN)/pytest --timeout 0 tests/fuzz
 
 check: $(STAMP) check-proto
 	$(BIN)/ruff check .

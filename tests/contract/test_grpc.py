@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -319,3 +320,17 @@ def test_a_broken_registry_is_unavailable(tmp_path: Path) -> None:
         broken = failure_of(lambda: stub.ListModels(pb.ListModelsRequest()))
         assert (broken.status, broken.reason) == (grpc.StatusCode.UNAVAILABLE, "registry_unavailable")
         assert "registry.sqlite3" in broken.message
+
+
+UNARY = ("CreateModel", "GetModel", "ListModels", "DeleteModel", "SetResidency", "GetFactors")
+
+
+def test_a_request_that_does_not_come_is_not_waited_for(tmp_path: Path) -> None:
+    with running_server(tmp_path / "data", stall_seconds=0.3) as server, channel_to(server.grpc_target) as channel:
+        for method in (*UNARY, "PutFactors", "Fabricate"):
+            never = threading.Event()
+            silent = (b"" for _ in iter(never.wait, True))
+            call = channel.stream_stream(f"/weightloom.v1.FabricationService/{method}")(silent, timeout=30)
+            failure = failure_of(lambda call=call: list(call))
+            never.set()
+            assert (failure.status, failure.reason) == (grpc.StatusCode.DEADLINE_EXCEEDED, "sender_stalled"), method

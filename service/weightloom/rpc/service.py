@@ -48,63 +48,66 @@ class FabricationService:
             "DeleteModel": self.delete_model,
             "SetResidency": self.set_residency,
             "GetFactors": self.get_factors,
+            "PutFactors": self.put_factors,
         }
-        handlers = {name: grpc.unary_unary_rpc_method_handler(method) for name, method in unary.items()}
-        # The same on the wire as a unary request, but grpc keeps that, however large it is, until the stream has ended.
+        # The same on the wire as a unary request, for which grpc would wait without an end, and which it would keep,
+        # however large it is, until the call has ended.
+        handlers = {name: grpc.stream_unary_rpc_method_handler(method) for name, method in unary.items()}
         handlers["Fabricate"] = grpc.stream_stream_rpc_method_handler(self.fabricate)
-        handlers["PutFactors"] = grpc.stream_unary_rpc_method_handler(self.put_factors)
         server.add_registered_method_handlers(SERVICE, handlers)
 
     async def fabricate(self, _: object, context: grpc.aio.ServicerContext) -> None:
         """FabricateRequest → FabricateChunks."""
         async with self._call("fabricate", context) as call:
-            request, if_match = await self._read(await self._receive(context, call), convert.fabricate_request)
+            request, if_match = await self._read(await self._receive_large(context, call), convert.fabricate_request)
             fabrication = await self._engine.fabricate(request)
             check_if_match(if_match, fabrication.file.etag, "if_match")
             await fabrication.send(_Reply(context, call, fabrication).write, call)
 
-    async def create_model(self, data: bytes, context: grpc.aio.ServicerContext) -> bytes:
+    async def create_model(self, _: object, context: grpc.aio.ServicerContext) -> bytes:
         """CreateModelRequest → Model."""
-        async with self._unary("create_model", context):
+        async with self._unary("create_model", context) as data:
             spec = await self._read(data, convert.model_to_create)
             summary, _ = await self._engine.create_model(spec)
             return await self._model_reply(summary, spec)
 
-    async def get_model(self, data: bytes, context: grpc.aio.ServicerContext) -> bytes:
+    async def get_model(self, _: object, context: grpc.aio.ServicerContext) -> bytes:
         """GetModelRequest → Model."""
-        async with self._unary("get_model", context):
+        async with self._unary("get_model", context) as data:
             name = await self._read(data, convert.name_to_get)
             return await self._model_reply(*await self._engine.get_model(name))
 
-    async def list_models(self, data: bytes, context: grpc.aio.ServicerContext) -> bytes:
+    async def list_models(self, _: object, context: grpc.aio.ServicerContext) -> bytes:
         """ListModelsRequest → ListModelsResponse."""
-        async with self._unary("list_models", context):
+        async with self._unary("list_models", context) as data:
             after, limit = await self._read(data, partial(convert.list_models_request, max_page=self._max_page))
             return convert.list_models_reply(await self._engine.list_models(after, limit + 1), limit)
 
-    async def delete_model(self, data: bytes, context: grpc.aio.ServicerContext) -> bytes:
+    async def delete_model(self, _: object, context: grpc.aio.ServicerContext) -> bytes:
         """DeleteModelRequest → Empty."""
-        async with self._unary("delete_model", context):
+        async with self._unary("delete_model", context) as data:
             await self._engine.delete_model(await self._read(data, convert.name_to_delete))
             return b""
 
-    async def set_residency(self, data: bytes, context: grpc.aio.ServicerContext) -> bytes:
+    async def set_residency(self, _: object, context: grpc.aio.ServicerContext) -> bytes:
         """SetResidencyRequest → Model."""
-        async with self._unary("set_residency", context):
+        async with self._unary("set_residency", context) as data:
             name, residency = await self._read(data, convert.residency_request)
             return await self._model_reply(*await self._engine.set_residency(name, residency))
 
     async def put_factors(self, _: object, context: grpc.aio.ServicerContext) -> bytes:
         """FactorsChunks → Factors."""
-        async with self._unary("put_factors", context):
+        async with self._call("put_factors", context) as call:
             stall_seconds = self._engine.limits.stall_seconds
             first, parts = await uploads.read(context, self._max_factors_bytes, stall_seconds)
             await self._engine.uploads.put(first, parts)
-            return convert.factors_reply(first, await self._engine.uploads.size(first))
+            reply = convert.factors_reply(first, await self._engine.uploads.size(first))
+            await _send_request_id(context, call)
+            return reply
 
-    async def get_factors(self, data: bytes, context: grpc.aio.ServicerContext) -> bytes:
+    async def get_factors(self, _: object, context: grpc.aio.ServicerContext) -> bytes:
         """GetFactorsRequest → Factors."""
-        async with self._unary("get_factors", context):
+        async with self._unary("get_factors", context) as data:
             digest = await self._read(data, convert.factors_to_get)
             return convert.factors_reply(digest, await self._engine.uploads.size(digest))
 
@@ -113,9 +116,10 @@ class FabricationService:
         return await asyncio.to_thread(convert.model_reply, summary, spec, status)
 
     @asynccontextmanager
-    async def _unary(self, name: str, context: grpc.aio.ServicerContext) -> AsyncIterator[None]:
+    async def _unary(self, name: str, context: grpc.aio.ServicerContext) -> AsyncIterator[bytes]:
+        """``_call`` with the one message of a request that passes by the gate, and its reply's initial metadata."""
         async with self._call(name, context) as call:
-            yield
+            yield await self._receive(context, partial(self._engine.admission.count, call))
             await _send_request_id(context, call)
 
     @asynccontextmanager
@@ -139,13 +143,18 @@ class FabricationService:
             with suppress(grpc.aio.InternalError):  # the client has gone meanwhile
                 await context.abort(*ending)
 
-    async def _receive(self, context: grpc.aio.ServicerContext, call: Call) -> bytes:
-        """The one message of the request, which the gate counts."""
+    async def _receive_large(self, context: grpc.aio.ServicerContext, call: Call) -> bytes:
+        """The one message of a request that the gate counts."""
         async with uploads.in_time(self._engine.limits.stall_seconds), self._receiving:
+            return await self._receive(context, partial(self._engine.admission.hold, call))
+
+    async def _receive(self, context: grpc.aio.ServicerContext, count: Callable[[int], None]) -> bytes:
+        """The one message of the request, whose size is told."""
+        async with uploads.in_time(self._engine.limits.stall_seconds):
             data = await uploads.next_message(context)
             if data is None:
                 raise InvalidInput.at("message", "nothing", "one message")
-            self._engine.admission.hold(call, len(data))
+            count(len(data))
             return data
 
     async def _read(self, data: bytes, parse: Callable[[bytes], T]) -> T:
