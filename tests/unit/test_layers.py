@@ -72,7 +72,8 @@ def test_the_fabric_and_the_client_import_nothing_heavy() -> None:
 BASE_INSTALL = """
 import sys
 from importlib.machinery import PathFinder
-HIDDEN = {"numba", "psycopg", "fastapi", "starlette", "uvicorn", "uvloop", "grpc", "pydantic_settings", "torch", "matplotlib"}
+HIDDEN = {"numba", "psycopg", "fastapi", "starlette", "uvicorn", "uvloop", "grpc", "pydantic_settings", "torch"}
+HIDDEN.add("matplotlib")
 
 class WithoutExtras(PathFinder):
     @classmethod

@@ -14,7 +14,8 @@ from weightloom.registry.postgres.failures import SilentError
 
 __all__ = ["ANSWER_SECONDS", "Connection", "connect"]
 
-ANSWER_SECONDS = 3.0  # for each answer of the database
+ANSWER_SECONDS = 3.0  # of silence, while the database owes an answer
+INTERVAL = 0.1  # seconds
 # The database's own limits are those of a server that was cut off or stopped in the middle of something.
 PREPARE = """
 SELECT set_config('lock_timeout', '2s', false), set_config('statement_timeout', '10s', false),
@@ -32,16 +33,13 @@ class Connection(psycopg.Connection[TupleRow]):
 
     answer_seconds = ANSWER_SECONDS
 
-    def wait(self, gen: PQGen[R], interval: float = 0.1, timeout: float | None = None) -> R:
-        """See psycopg. What did not answer in time is closed: its answer could come to another question."""
-        until = time.monotonic() + self.answer_seconds
+    def wait(self, gen: PQGen[R], interval: float = INTERVAL, timeout: float | None = None) -> R:
+        """See psycopg. What fell silent is closed: its answer could come to another question."""
         try:
-            return super().wait(gen, interval, timeout=self.answer_seconds)
-        except psycopg.OperationalError as error:
-            if time.monotonic() < until:
-                raise
+            return super().wait(_while_heard(gen, self.answer_seconds), interval)
+        except SilentError:
             self.close()
-            raise SilentError(f"it did not answer within {self.answer_seconds:g} s") from error
+            raise
 
     @property
     def is_alive(self) -> bool:
@@ -51,6 +49,24 @@ class Connection(psycopg.Connection[TupleRow]):
         with SELECTOR() as selector:
             selector.register(self.fileno(), selectors.EVENT_READ)
             return not selector.select(0)
+
+
+def _while_heard(gen: PQGen[R], seconds: float) -> PQGen[R]:
+    """The same conversation, given up when nothing came for so long; psycopg tells of that at each interval."""
+    until = time.monotonic() + seconds
+    try:
+        wanted = next(gen)
+        while True:
+            ready = yield wanted
+            now = time.monotonic()
+            if ready:
+                until = now + seconds
+            elif now > until:
+                raise SilentError(f"it did not answer within {seconds:g} s")
+            wanted = gen.send(ready)
+    except StopIteration as end:
+        result: R = end.value
+        return result
 
 
 def connect(conninfo: str) -> Connection:
