@@ -47,7 +47,7 @@ def judge(reply: Reply, data: bytes) -> None:
 
 
 def test_any_request_is_answered_or_refused(target: Server) -> None:
-    @tried(requests(), 300)
+    @tried(requests(), 200)
     def check(data: bytes) -> None:
         judge(ask(target, data), data)
 
