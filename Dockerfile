@@ -1,7 +1,7 @@
 # The server. `docker build -t weightloom .` for processors, `--build-arg VARIANT=cuda` for NVIDIA GPUs beside them.
 #
-# Size (processors): 325 MB on top of the base image. LLVM (llvmlite) is 172 of these, numpy 54, numba 20, grpc 19, uvloop
-# 14. LLVM cannot be left out: it compiles the kernels for whatever processor it meets. There is no pip beside the base
+# Size (processors): 337 MB on top of the base image. LLVM (llvmlite) is 172 of these, numpy 54, numba 20, grpc 19, uvloop
+# 14, psycopg 12. LLVM cannot be left out: it compiles the kernels for whatever processor it meets. No pip beside the base
 # image's, no compiler and no test, and bytecode only of what a server imports.
 #
 # Versions are those of constraints.txt (torch pins its CUDA packages itself); each package's metadata is there for tools
@@ -19,7 +19,7 @@ RUN python -m venv --without-pip /opt/weightloom
 COPY pyproject.toml README.md LICENSE constraints.txt ./
 RUN mkdir -p service/weightloom clients/python/weightloom_client proto/weightloom_proto \
     && echo '__version__ = "0"' >service/weightloom/__init__.py \
-    && if [ "$VARIANT" = cuda ]; then extras=server,cuda; else extras=server; fi \
+    && if [ "$VARIANT" = cuda ]; then extras=server,postgres,cuda; else extras=server,postgres; fi \
     && pip --python /opt/weightloom/bin/python install --no-compile ".[$extras]" \
     && pip --python /opt/weightloom/bin/python uninstall --yes --quiet weightloom \
     && cd /opt/weightloom/lib/python3*/site-packages \

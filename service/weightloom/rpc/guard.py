@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Mapping, Sequence
 from typing import Any
 
-import grpc
 import grpc.aio
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from weightloom.engine import Call, Engine
 from weightloom.errors import WeightloomError
 from weightloom.rpc.status import status_of
 
-__all__ = ["ReflectionGuard", "token_of"]
-
-Handler = Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler]]
+__all__ = ["add_reflection", "token_of"]
 
 
 def token_of(metadata: Mapping[str, Any]) -> str:
@@ -23,25 +21,23 @@ def token_of(metadata: Mapping[str, Any]) -> str:
     return token.strip() if scheme.lower() == "bearer" else ""
 
 
-class ReflectionGuard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
-    """Asks for a key before the contract is shown; health is for everybody, and our own calls ask themselves."""
+def add_reflection(engine: Engine, names: Sequence[str], server: grpc.aio.Server) -> None:
+    """Show the contract, to those that have a key where one is needed."""
+    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(_Reflection(engine, names), server)
 
-    def __init__(self, engine: Engine) -> None:
+
+class _Reflection(reflection.aio.ReflectionServicer):  # type: ignore[misc]
+    def __init__(self, engine: Engine, names: Sequence[str]) -> None:
+        super().__init__(names)
         self._engine = engine
 
-    async def intercept_service(self, continuation: Handler, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
-        """The handler, or one that refuses."""
-        if details.method.startswith("/grpc.reflection."):
-            try:
-                call = Call(lambda call: None, "grpc", "reflection")
-                self._engine.keys.admit(call, token_of(dict(details.invocation_metadata)))
-            except WeightloomError as error:
-                return _refusing(error)
-        return await continuation(details)
-
-
-def _refusing(error: WeightloomError) -> grpc.RpcMethodHandler:
-    async def refuse(_: object, context: grpc.aio.ServicerContext) -> None:
-        await context.abort_with_status(status_of(error))
-
-    return grpc.stream_stream_rpc_method_handler(refuse)
+    async def ServerReflectionInfo(  # noqa: N802
+        self, request_iterator: AsyncIterable[Any], context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[Any]:
+        try:
+            call = Call(lambda ended: None, "grpc", "reflection")
+            self._engine.keys.admit(call, token_of(dict(context.invocation_metadata())))
+        except WeightloomError as error:
+            await context.abort_with_status(status_of(error))
+        async for reply in super().ServerReflectionInfo(request_iterator, context):
+            yield reply

@@ -11,7 +11,7 @@ from grpc_reflection.v1alpha import reflection
 
 from weightloom.engine import Engine
 from weightloom.errors import Unavailable
-from weightloom.rpc.guard import ReflectionGuard
+from weightloom.rpc.guard import add_reflection
 from weightloom.rpc.health import Health
 from weightloom.rpc.service import SERVICE, FabricationService
 from weightloom.settings import Settings
@@ -41,15 +41,14 @@ class RpcFront:
 
     async def start(self) -> None:
         """Listen. Raises Unavailable where the port cannot be bound."""
-        guard = ReflectionGuard(self._engine)
-        self._server = grpc.aio.server(interceptors=[guard], options=_options(self._settings, self._shared_port))
+        self._server = grpc.aio.server(options=_options(self._settings, self._shared_port))
         self._health = Health(self._engine, (SERVICE,))
         settings = self._settings
         limits = settings.max_request_bytes, settings.max_page, settings.max_factors_bytes
         FabricationService(self._engine, *limits).add_to(self._server)
         add_HealthServicer_to_server(self._health, self._server)
         names = (SERVICE, "grpc.health.v1.Health", reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, self._server)
+        add_reflection(self._engine, names, self._server)
         self.port = self._bind()
         await self._health.check()
         await self._server.start()
