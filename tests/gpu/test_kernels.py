@@ -145,7 +145,7 @@ def test_a_kept_t_is_read_and_not_drawn_again(gpu: Gpu) -> None:
 
 def test_parts_that_fit_into_a_lane(monkeypatch: pytest.MonkeyPatch) -> None:
     """A pass larger than a lane's memory, over several rows and dtypes, from a row in the middle of a group on."""
-    for module in ("gpu", "lane"):
+    for module in ("work", "lane"):
         monkeypatch.setattr(f"weightloom.fabric.gpu.{module}.STAGE_BYTES", 1 << 18)
     small, count = Gpu("cuda:0", 1 << 20), 60_001
     factors, h = Factors(9, "t", 4, 2, 8, 70_000), np.random.default_rng(1).standard_normal((7, 2)).astype(np.float32)
