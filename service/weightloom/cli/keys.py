@@ -33,7 +33,7 @@ def create(
     lifetime = None if days is None else timedelta(days=days)
     key, token = new_key(name, scope, lifetime, requests_per_minute, bytes_per_minute)
     with local_engine(data_dir, create=True) as engine:
-        engine.registry.add_key(key)
+        engine.registry.keys.add(key)
     console(stderr=True).print(f"key [bold]{key.id}[/] for {name!r}; its token, shown this once:")
     typer.echo(token)
 
@@ -42,7 +42,7 @@ def create(
 def list_keys(data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
     """List all keys, the oldest first; never their secrets."""
     with local_engine(data_dir) as engine:
-        keys = engine.registry.api_keys()
+        keys = engine.registry.keys.all()
     table = Table("id", "name", "scopes", "made", "expires", "revoked", "requests/min", "bytes/min", box=None)
     for key in keys:
         times = (key.created_at, key.expires_at, key.revoked_at)
@@ -59,4 +59,4 @@ def revoke(
 ) -> None:
     """Take a key back: servers that run refuse it within a second."""
     with local_engine(data_dir) as engine:
-        engine.registry.revoke_key(key_id)
+        engine.registry.keys.revoke(key_id)

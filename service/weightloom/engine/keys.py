@@ -13,7 +13,7 @@ from weightloom.errors import Forbidden, Overloaded, Unauthenticated, Unavailabl
 from weightloom.registry import Registry
 from weightloom.registry.keys import ApiKey, Scope, secret_hash, split_token
 
-__all__ = ["Auth", "Keys"]
+__all__ = ["Auth", "Keys", "bearer"]
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +29,12 @@ class Auth(StrEnum):
     IF_ANY = "if any"  # as soon as one was made
 
 
+def bearer(authorization: str) -> str:
+    """The token in a header (or metadata) "authorization", or ""."""
+    scheme, _, token = authorization.partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""
+
+
 class Keys:
     """``admit`` and ``charge`` belong to the event loop's thread; ``refresh`` to any."""
 
@@ -41,7 +47,7 @@ class Keys:
     def refresh(self) -> None:
         """Read all keys; a key that was made or revoked counts from now on. Raises Unavailable."""
         if self._auth is not Auth.OFF:
-            self._keys = {key.id: key for key in self._registry.api_keys()}
+            self._keys = {key.id: key for key in self._registry.keys.all()}
 
     @property
     def is_needed(self) -> bool:

@@ -4,30 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Any
-
-from weightloom.errors import NotFound, WeightloomError, shorten
 
 __all__ = [
-    "KEY_COLUMNS",
     "ApiKey",
     "Scope",
-    "key_not_found",
-    "key_of_row",
     "new_key",
-    "row_of_key",
     "secret_hash",
     "split_token",
 ]
 
 PREFIX = "wl_"
-KEY_COLUMNS = (
-    "id, name, secret_sha256, scopes, created_at, expires_at, revoked_at, requests_per_minute, bytes_per_minute"
-)
 
 
 class Scope(StrEnum):
@@ -50,24 +40,6 @@ class ApiKey:
     revoked_at: str | None = None
     requests_per_minute: int | None = None
     bytes_per_minute: int | None = None
-
-
-def row_of_key(key: ApiKey) -> tuple[str | int | None, ...]:
-    """KEY_COLUMNS."""
-    times = key.created_at, key.expires_at, key.revoked_at
-    limits = key.requests_per_minute, key.bytes_per_minute
-    return key.id, key.name, key.secret_sha256, " ".join(sorted(key.scopes)), *times, *limits
-
-
-def key_of_row(row: Sequence[Any]) -> ApiKey:
-    """From KEY_COLUMNS."""
-    key_id, name, secret_sha256, scopes, *rest = row
-    return ApiKey(key_id, name, secret_sha256, frozenset(map(Scope, scopes.split())), *rest)
-
-
-def key_not_found(key_id: str) -> WeightloomError:
-    """No key has this id."""
-    return NotFound(f"no API key has the id {shorten(key_id)!r}", code="key_not_found")
 
 
 def new_key(

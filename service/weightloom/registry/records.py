@@ -10,7 +10,7 @@ from weightloom.errors import Conflict, NotFound, shorten
 from weightloom.fabric.dtypes import DType
 from weightloom.fabric.spec import DIGEST_PATTERN, ModelSpec
 from weightloom.registry.blobs import FactorBlobs
-from weightloom.registry.keys import ApiKey
+from weightloom.registry.key_table import KeyTable
 
 __all__ = [
     "REGISTRY_FILE",
@@ -46,10 +46,11 @@ class ModelSummary:
 class Registry(Protocol):
     """Models by name and by digest. What a call has acknowledged survives kill -9. Safe to use from many threads.
 
-    All calls raise Unavailable where the store cannot be read or written. factors: what models import.
+    All calls raise Unavailable where the store cannot be read or written. factors: what models import. keys: API keys.
     """
 
     factors: FactorBlobs
+    keys: KeyTable
 
     def create(self, spec: ModelSpec) -> tuple[ModelSummary, bool]:
         """Keep a model; False where the same one was there already. Raises Conflict where the name has another,
@@ -82,15 +83,6 @@ class Registry(Protocol):
 
     def resident(self) -> list[ModelSummary]:
         """The models whose residency is "resident"."""
-
-    def api_keys(self) -> list[ApiKey]:
-        """All API keys, revoked ones too, the oldest first."""
-
-    def add_key(self, key: ApiKey) -> None:
-        """Keep a new key."""
-
-    def revoke_key(self, key_id: str) -> None:
-        """From now on the key does not count. Raises NotFound."""
 
     def version(self) -> int:
         """A number that changes whenever another connection, of any process, has changed the store.

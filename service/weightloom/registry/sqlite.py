@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -14,7 +14,7 @@ from weightloom.fabric.cache import BoundedCache
 from weightloom.fabric.spec import ModelSpec
 from weightloom.registry.blobs import FACTORS_FOLDER, FactorBlobs
 from weightloom.registry.database import Database
-from weightloom.registry.keys import KEY_COLUMNS, ApiKey, key_not_found, key_of_row, row_of_key
+from weightloom.registry.key_table import Execute, KeyTable
 from weightloom.registry.records import (
     ModelSummary,
     key_of,
@@ -36,6 +36,7 @@ class SqliteRegistry:
 
     def __init__(self, path: Path | None) -> None:
         self._database = Database(path)
+        self.keys = KeyTable("api_keys", "?", self._database.rows, self._writing_keys)
         self.factors = FactorBlobs(None if path is None else path.parent / FACTORS_FOLDER)
         self._specs: BoundedCache[str, ModelSpec] = BoundedCache(KEPT_TENSORS, lambda spec: len(spec.tensors))
 
@@ -112,24 +113,10 @@ class SqliteRegistry:
         query = f"SELECT {COLUMNS} FROM models WHERE residency = 'resident' ORDER BY name"
         return [_summary_of(row) for row in self._database.rows(query)]
 
-    def api_keys(self) -> list[ApiKey]:
-        """By the time when they were made."""
-        query = f"SELECT {KEY_COLUMNS} FROM api_keys ORDER BY created_at, id"
-        return [key_of_row(row) for row in self._database.rows(query)]
-
-    def add_key(self, key: ApiKey) -> None:
-        """Insert in one transaction."""
+    @contextmanager
+    def _writing_keys(self) -> Iterator[Execute]:
         with self._database.writing() as connection:
-            connection.execute("INSERT INTO api_keys VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row_of_key(key))
-
-    def revoke_key(self, key_id: str) -> None:
-        """Update in one transaction; the first time counts."""
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        statement = "UPDATE api_keys SET revoked_at = COALESCE(revoked_at, ?) WHERE id = ?"
-        with self._database.writing() as connection:
-            changed = connection.execute(statement, (now, key_id)).rowcount
-        if not changed:
-            raise key_not_found(key_id)
+            yield lambda statement, values: connection.execute(statement, values).rowcount
 
     def version(self) -> int:
         """SQLite's own count of other connections' commits; our writer is another connection than our reader."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from starlette.types import Message, Receive, Scope
 
+from weightloom.engine.keys import bearer
 from weightloom.errors import DeadlineExceeded, LimitExceeded, WeightloomError
 
 __all__ = [
@@ -49,8 +50,7 @@ class Headers:
     @property
     def token(self) -> str:
         """The bearer's token, or ""."""
-        scheme, _, token = self.get(b"authorization").partition(" ")
-        return token.strip() if scheme.lower() == "bearer" else ""
+        return bearer(self.get(b"authorization"))
 
     def body_bytes(self) -> int:
         """The body's length where it was announced, else 0; HTTP/1.1 may send one without."""

@@ -9,6 +9,7 @@ import grpc.aio
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from weightloom.engine import Call, Engine
+from weightloom.engine.keys import bearer
 from weightloom.errors import WeightloomError
 from weightloom.rpc.status import status_of
 
@@ -17,8 +18,7 @@ __all__ = ["add_reflection", "token_of"]
 
 def token_of(metadata: Mapping[str, Any]) -> str:
     """The bearer's token, or ""."""
-    scheme, _, token = str(metadata.get("authorization", "")).partition(" ")
-    return token.strip() if scheme.lower() == "bearer" else ""
+    return bearer(str(metadata.get("authorization", "")))
 
 
 def add_reflection(engine: Engine, names: Sequence[str], server: grpc.aio.Server) -> None:

@@ -35,7 +35,7 @@ def call(name: str = "fabricate") -> Call:
 
 def made(registry: SqliteRegistry, *scopes: Scope, **limits: Any) -> tuple[str, str]:
     key, token = new_key("somebody", scopes or [Scope.FABRICATE], **limits)
-    registry.add_key(key)
+    registry.keys.add(key)
     return key.id, token
 
 
@@ -73,12 +73,12 @@ def test_keys_that_expired_or_were_revoked_do_not_count(registry: SqliteRegistry
     with pytest.raises(Unauthenticated, match="expired at"):
         keys.admit(call(), old)
     keys.admit(call(), token)
-    registry.revoke_key(key_id)
+    registry.keys.revoke(key_id)
     keys.refresh()
     with pytest.raises(Unauthenticated, match="was revoked at"):
         keys.admit(call(), token)
     with pytest.raises(NotFound) as caught:
-        registry.revoke_key("nobody")
+        registry.keys.revoke("nobody")
     assert caught.value.code == "key_not_found"
 
 
@@ -93,7 +93,7 @@ def test_when_a_key_is_needed(registry: SqliteRegistry) -> None:
     Keys(registry, Auth.OFF).admit(call(), "")
     with pytest.raises(Unauthenticated):
         Keys(registry, Auth.IF_ANY).admit(call(), "")
-    registry.revoke_key(key_id)  # who has taken the last key back does not want everybody in
+    registry.keys.revoke(key_id)  # who has taken the last key back does not want everybody in
     with pytest.raises(Unauthenticated):
         Keys(registry, Auth.IF_ANY).admit(call(), "")
     with pytest.raises(Unavailable):

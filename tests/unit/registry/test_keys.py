@@ -17,30 +17,30 @@ def test_a_key_is_kept_without_its_secret(registry: Registry) -> None:
     plain, _ = new_key("plain", [Scope.FABRICATE])
     plain = replace(plain, created_at=key.created_at[:-1] + "9")
     for one in (key, plain):
-        registry.add_key(one)
-    assert registry.api_keys() == sorted([key, plain], key=lambda one: (one.created_at, one.id))
-    assert token.split("_", 2)[2] not in repr(registry.api_keys())
+        registry.keys.add(one)
+    assert registry.keys.all() == sorted([key, plain], key=lambda one: (one.created_at, one.id))
+    assert token.split("_", 2)[2] not in repr(registry.keys.all())
 
 
 def test_a_key_is_revoked_once(registry: Registry) -> None:
     key, _ = new_key("n", [Scope.FABRICATE])
-    registry.add_key(key)
-    registry.revoke_key(key.id)
-    (first,) = registry.api_keys()
+    registry.keys.add(key)
+    registry.keys.revoke(key.id)
+    (first,) = registry.keys.all()
     assert first.revoked_at is not None
-    registry.revoke_key(key.id)
-    assert registry.api_keys() == [first]
-    for unknown in ("nobody", "\0", "ä"):
+    registry.keys.revoke(key.id)
+    assert registry.keys.all() == [first]
+    for unknown in ("nobody", "\0", "ä", key.id + "\0", key.id[:-1], "\ud800"):
         with pytest.raises(NotFound) as caught:
-            registry.revoke_key(unknown)
+            registry.keys.revoke(unknown)
         assert caught.value.code == "key_not_found"
 
 
 def test_another_process_sees_that_something_has_changed(open_again: Callable[[], Registry]) -> None:
     ours, theirs = open_again(), open_again()
     key, _ = new_key("n", [Scope.FABRICATE])
-    for change in (lambda: theirs.add_key(key), lambda: theirs.revoke_key(key.id)):
+    for change in (lambda: theirs.keys.add(key), lambda: theirs.keys.revoke(key.id)):
         before = ours.version()
         change()
         assert ours.version() != before
-    assert ours.api_keys() == theirs.api_keys()
+    assert ours.keys.all() == theirs.keys.all()

@@ -15,7 +15,7 @@ import torch
 from weightloom.fabric import kernels_cuda as kernels
 from weightloom.fabric.factors import DRAW, Factors, ResidentT
 from weightloom.fabric.gpu.lane import Lane
-from weightloom.fabric.gpu.work import Pass, runs
+from weightloom.fabric.gpu.work import Pass, runs_of
 from weightloom.fabric.passes import Piece
 from weightloom.fabric.streams import FactorStream
 
@@ -101,7 +101,7 @@ class Gpu:
         sources, built = kept.claim(start, count), False
         try:
             with self._lane() as lane:
-                Pass(lane, factors, h, pieces).weave(runs(sources, start, start + count, kept.rows), kept)
+                Pass(lane, factors, h, pieces).weave(runs_of(sources, start, start + count, kept.rows), kept)
             built = True
         finally:
             kept.release(start, sources, built=built)

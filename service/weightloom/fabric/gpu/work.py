@@ -17,13 +17,13 @@ from weightloom.fabric.factors import BUILD, DRAW, Factors, ResidentT
 from weightloom.fabric.gpu.lane import STAGE_BYTES, Lane
 from weightloom.fabric.passes import Piece
 
-__all__ = ["Pass", "runs"]
+__all__ = ["Pass", "runs_of"]
 
 F32 = npt.NDArray[np.float32]
 Launch = Callable[[Any, DType, Any, int, int, int], None]  # of a kernel: see ``kernels.read``, less the planes
 
 
-def runs(sources: npt.NDArray[np.uint8], start: int, stop: int, rows: int) -> list[tuple[int, int, int]]:
+def runs_of(sources: npt.NDArray[np.uint8], start: int, stop: int, rows: int) -> list[tuple[int, int, int]]:
     """Elements start ... stop - 1 by where their chunks' normals come from: (source, first, last) of each run."""
     runs, chunk = [], start // rows
     for source, same in groupby(sources.tolist()):

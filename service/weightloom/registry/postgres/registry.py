@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 from weightloom.errors import Unavailable
 from weightloom.fabric.spec import ModelSpec
 from weightloom.registry.blobs import FACTORS_FOLDER, FactorBlobs
-from weightloom.registry.keys import KEY_COLUMNS, ApiKey, key_not_found, key_of_row, row_of_key
+from weightloom.registry.key_table import Execute, KeyTable
 from weightloom.registry.postgres.database import CHANGED, CREATED, LOCKED, Database
 from weightloom.registry.postgres.remembered import Remembered, RememberedModels
 from weightloom.registry.postgres.rows import (
@@ -40,6 +40,7 @@ class PostgresRegistry:
         self._sweeps = not (data_dir / REGISTRY_FILE).exists()  # whose models may need the same factors
         self.factors = FactorBlobs(data_dir / FACTORS_FOLDER)
         self._models = RememberedModels()
+        self.keys = KeyTable("weightloom.api_keys", "%s", self._database.rows, self._writing_keys)
 
     def create(self, spec: ModelSpec) -> tuple[ModelSummary, bool]:
         """Insert in one transaction that is committed before this returns; one that is there already locks nothing."""
@@ -133,23 +134,10 @@ class PostgresRegistry:
         query = f"SELECT {COLUMNS} FROM weightloom.models WHERE residency = 'resident' ORDER BY name"
         return [summary_of(row) for row in self._database.rows(query)]
 
-    def api_keys(self) -> list[ApiKey]:
-        """By the time when they were made."""
-        query = f"SELECT {KEY_COLUMNS} FROM weightloom.api_keys ORDER BY created_at, id"
-        return [key_of_row(row) for row in self._database.rows(query)]
-
-    def add_key(self, key: ApiKey) -> None:
-        """Insert in one transaction."""
+    @contextmanager
+    def _writing_keys(self) -> Iterator[Execute]:
         with self._database.writing(CREATED) as (connection, _):
-            connection.execute(f"INSERT INTO weightloom.api_keys VALUES ({', '.join(['%s'] * 9)})", row_of_key(key))
-
-    def revoke_key(self, key_id: str) -> None:
-        """Update in one transaction; the first time counts."""
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        with self._database.writing(CREATED) as (connection, _):
-            query = "UPDATE weightloom.api_keys SET revoked_at = COALESCE(revoked_at, %s) WHERE id = %s"
-            if not connection.execute(query, (now, key_id.replace("\0", ""))).rowcount:
-                raise key_not_found(key_id)
+            yield lambda statement, values: connection.execute(statement, values).rowcount
 
     def version(self) -> int:
         """The count of all writes; looks, too, at what is remembered and may have changed."""
