@@ -29,7 +29,7 @@ __all__ = ["Cuda"]
 
 log = logging.getLogger(__name__)
 
-LEAST_NORMALS = 1 << 16  # a processor's core draws so many in the time of a launch and a copy, some 100 microseconds
+LEAST_NORMALS = 1 << 16  # a processor's core draws so many in some 100 microseconds, which a launch and a copy may take
 WARM_ELEMENTS = 2000
 
 F32 = npt.NDArray[np.float32]
@@ -52,7 +52,7 @@ class Cuda:
         self.gpus = [_opened(name, factor_bytes, share) for name in names]
         self.name, self.backend = ", ".join(names), self
         self.memories: list[Memory] = [HostMemory(budget=None if host.READS_T else 0), *self.gpus]
-        self.tile = TileSize(4 << 20, 1 << 29)  # a launch and its copy take some 200 microseconds
+        self.tile = TileSize(4 << 20, 1 << 29)  # a launch and its copy are estimated at 200 microseconds
         self.on_full: OnFull | None = None
         self._host, self._fallback, self._least_normals = host, fallback, least_normals
         self._pinned = Pinned()
