@@ -41,13 +41,15 @@ class Keys:
     def __init__(self, registry: Registry, auth: Auth) -> None:
         self._registry, self._auth = registry, auth
         self._keys: dict[str, ApiKey] = {}
+        self._state: tuple[object, ...] = ()
         self._quotas: dict[str, tuple[Bucket | None, Bucket | None]] = {}
         self.refresh()
 
     def refresh(self) -> None:
-        """Read all keys; a key that was made or revoked counts from now on. Raises Unavailable."""
-        if self._auth is not Auth.OFF:
+        """Read the keys where they have changed; what was made or revoked counts from now on. Raises Unavailable."""
+        if self._auth is not Auth.OFF and (state := self._registry.keys.state()) != self._state:
             self._keys = {key.id: key for key in self._registry.keys.all()}
+            self._state = state  # from before: what came between them is read the next time
 
     @property
     def is_needed(self) -> bool:

@@ -38,6 +38,11 @@ class KeyTable:
         """All API keys, revoked ones too, the oldest first."""
         return [_key_of(row) for row in self._rows(f"SELECT {COLUMNS} FROM {self._name} ORDER BY created_at, id")]
 
+    def state(self) -> tuple[Any, ...]:
+        """Another one whenever a key was added or revoked, the only changes that there are; cheaper than all keys."""
+        seen = "count(*), max(created_at), count(revoked_at), max(revoked_at)"
+        return tuple(self._rows(f"SELECT {seen} FROM {self._name}")[0])
+
     def add(self, key: ApiKey) -> None:
         """Keep a new key."""
         row = _row_of(key)

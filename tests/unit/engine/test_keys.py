@@ -11,6 +11,7 @@ from weightloom.engine import Call
 from weightloom.engine.keys import Auth, Keys
 from weightloom.engine.quotas import Bucket
 from weightloom.errors import Forbidden, NotFound, Overloaded, Unauthenticated, Unavailable
+from weightloom.fabric import ModelSpec
 from weightloom.registry import SqliteRegistry
 from weightloom.registry.keys import Scope, new_key
 
@@ -80,6 +81,23 @@ def test_keys_that_expired_or_were_revoked_do_not_count(registry: SqliteRegistry
     with pytest.raises(NotFound) as caught:
         registry.keys.revoke("nobody")
     assert caught.value.code == "key_not_found"
+
+
+def test_keys_are_read_again_only_where_they_have_changed(
+    registry: SqliteRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Any change of the registry has every process look: thousands must not read thousands of keys each time."""
+    made(registry)
+    keys, read = Keys(registry, Auth.ON), registry.keys.all
+    reads: list[int] = []
+    monkeypatch.setattr(registry.keys, "all", lambda: reads.append(1) or read())
+    registry.create(ModelSpec.model_validate({"name": "m", "seed": 1, "tensors": [{"name": "t", "shape": [2]}]}))
+    keys.refresh()
+    assert not reads
+    _, token = made(registry)
+    keys.refresh()
+    keys.admit(call(), token)
+    assert reads == [1]
 
 
 def test_when_a_key_is_needed(registry: SqliteRegistry) -> None:

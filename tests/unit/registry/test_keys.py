@@ -40,7 +40,8 @@ def test_another_process_sees_that_something_has_changed(open_again: Callable[[]
     ours, theirs = open_again(), open_again()
     key, _ = new_key("n", [Scope.FABRICATE])
     for change in (lambda: theirs.keys.add(key), lambda: theirs.keys.revoke(key.id)):
-        before = ours.version()
+        before = ours.version(), ours.keys.state()
         change()
-        assert ours.version() != before
+        assert ours.version() != before[0]
+        assert ours.keys.state() != before[1]
     assert ours.keys.all() == theirs.keys.all()
