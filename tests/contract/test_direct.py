@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 import urllib3
+from pydantic import ValidationError
 from support.balancer import direct_server
 from support.metrics import scrape, value
-from support.server import Server, running_server
-from support.streams import bulk, local_hash
+from support.server import Server, running_server, wait_until
+from support.streams import BareClient, bulk, local_hash
 from weightloom.fabric import safetensors
+from weightloom.settings import Settings
 
 BALANCER = "balancer.example"
 LARGE = bulk(600)  # 1.44 MB
@@ -133,3 +136,30 @@ def test_the_document_has_it(direct: Server) -> None:
     operation = direct.request("GET", "/openapi.json").json()["paths"]["/fabricate"]["post"]
     assert "Location" in operation["responses"]["307"]["headers"]
     assert "X-Weightloom-Direct" in {parameter["name"] for parameter in operation["parameters"]}
+
+
+def test_a_server_that_stops_sends_nobody_to_itself(tmp_path: Path) -> None:
+    with direct_server(tmp_path / "data", access_log=True) as server:
+        with BareClient(server.url, bulk(4000), host=server.url.removeprefix("http://")) as reader:
+            next(reader.read())
+            assert post(server, LARGE | {"name": "direct/seen"}).status == 307
+            server.process.send_signal(signal.SIGTERM)
+            wait_until(lambda: post(server, LARGE).status != 307)
+            assert post(server, LARGE).json()["code"] == "draining"
+        wait_until(lambda: server.process.poll() is not None)
+        assert "rest fabricate redirected model='direct/seen'" in server.log.read_text()
+
+
+@pytest.mark.parametrize(
+    "url", ["wl-7.example", "ftp://wl-7.example", "http://wl-7.example/path", "http://a@b", "http://"]
+)
+def test_an_address_is_a_scheme_a_host_and_a_port(url: str) -> None:
+    with pytest.raises(ValidationError, match="direct_url"):
+        Settings(direct_url=url)
+
+
+def test_an_address_goes_with_tls() -> None:
+    files = {"tls_cert": Path("c"), "tls_key": Path("k")}
+    assert Settings(direct_url="https://wl-7.example", **files).direct_url
+    with pytest.raises(ValidationError, match="https:// beside tls_cert"):
+        Settings(direct_url="http://wl-7.example", **files)

@@ -22,8 +22,8 @@ from support.balancer import balancer_of, direct_server
 from support.foreign import other_server
 from support.proxy import cut, delay, proxy_to
 from support.server import Server, running_server
-from support.streams import bulk, local_hash
-from weightloom_client import AsyncClient, Client, RetryPolicy, ServerUnreachable, Tls
+from support.streams import BareClient, bulk, local_hash
+from weightloom_client import AsyncClient, Client, RetryPolicy, ServerBusy, ServerUnreachable, Tls
 from weightloom_client.stripes import STRIPE
 from weightloom_client.transports.direct import Direct
 
@@ -190,6 +190,25 @@ def test_errors_name_the_address_that_they_come_from(one: Server) -> None:
         pytest.raises(ServerUnreachable, match=one.url),
     ):
         client.fabricate(*split(LARGE), progress=kill)
+
+
+def test_a_full_replica_is_no_reason_to_take_the_way_through_the_balancer(tmp_path: Path) -> None:
+    with (
+        direct_server(tmp_path / "data", max_streams=1, max_queued=0) as server,
+        BareClient(server.url, bulk(1 << 14), host=server.url.removeprefix("http://")) as reader,
+        balancer_of(server.url) as balancer,
+        Client(balancer.url, retries=RetryPolicy(tries=1)) as client,
+    ):
+        next(reader.read())
+        with pytest.raises(ServerBusy, match="too_many_requests") as told:
+            client.fabricate(*split(LARGE))
+        assert any(server.url in note for note in told.value.__notes__)
+        assert balancer.bytes < LITTLE
+
+
+def test_grpc_streams_of_one_address_share_a_file_too(one: Server) -> None:
+    with Client(f"grpc://{one.grpc_target}", streams=3) as client:
+        assert client.fabricate(*split(LARGE), verify="full")["t"].shape == (4000, 4000)
 
 
 def test_clients_of_other_kinds_follow(one: Server) -> None:

@@ -38,9 +38,7 @@ class Direct:
         if file.size - headers.body_bytes() < self._size or self._is_here(headers.get(b"host")):
             return
         location = f"{self._url}{scope['path']}{'?' if query else ''}{query}"
-        told = (
-            f"these {file.size} bytes come from {self._url}: send the same request there, or {HEADER.decode()}: no here"
-        )
+        told = f"these {file.size} bytes come from {self._url}: ask there, or here with {HEADER.decode()}: no"
         raise HTTPException(307, told, {"location": location, "etag": file.file.etag})
 
     def _is_here(self, host: str) -> bool:

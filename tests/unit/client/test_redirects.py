@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 from weightloom_client import AsyncClient, Client
+from weightloom_client.protocol import Broken, Part, Wanted
+from weightloom_client.transports import Timeouts, Tls, transport_to
 from weightloom_client.transports.direct import AVOIDED_SECONDS, Direct, Redirects
 
 LOCATION = "/fabricate?model=m&rows=t%3D0%3A4"
@@ -20,7 +22,20 @@ def test_an_address_is_what_stands_before_the_path(url: str, mode: Direct) -> No
         assert not redirects.is_downgrade(address)
 
 
-@pytest.mark.parametrize("location", ["", "/fabricate", "ftp://a/fabricate", "//a/fabricate", "http:///fabricate"])
+@pytest.mark.parametrize(
+    "location",
+    [
+        "",
+        "/fabricate",
+        "ftp://a/f",
+        "//a/f",
+        "http:///f",
+        "http://:1/f",
+        "http://[fd00/f",
+        "http://a:x/f",
+        "http://a:0/f",
+    ],
+)
 def test_what_is_no_address_of_a_server_is_not_followed(location: str) -> None:
     assert Redirects("http://b", "follow").address(location) == ""
 
@@ -54,3 +69,19 @@ def test_an_address_that_failed_is_left_alone_for_a_while() -> None:
 def test_wrong_arguments_are_told_at_once(kind: type, arguments: dict[str, Any], expected: str) -> None:
     with pytest.raises(ValueError, match=expected):
         kind("http://x", **arguments)
+
+
+def test_streams_over_grpc_are_told_apart_too() -> None:
+    seen: list[Any] = []
+    transport: Any = transport_to("grpc://127.0.0.1:1", Timeouts(), {"a": "b"}, Tls(), "follow")
+
+    def fabricate(request: Any, metadata: Any) -> Any:
+        seen.append(metadata)
+        raise Broken
+
+    transport._stub.Fabricate = fabricate
+    for stream in (0, 2):
+        with pytest.raises(Broken):
+            transport.open(Wanted.of("m", {}), Part(stream=stream))
+    transport.close()
+    assert seen == [(("a", "b"),), (("a", "b"), ("x-weightloom-stream", "2"))]

@@ -38,11 +38,10 @@ class Redirects:
 
     def address(self, location: str) -> str:
         """The scheme, host and port of a Location that is to be followed, or ""."""
-        parts = urlsplit(location)
-        address = f"{parts.scheme}://{parts.netloc}"
-        if parts.scheme not in ("http", "https") or not parts.netloc or address in self._avoided():
+        address = _address_in(location)
+        if address in self._avoided():
             return ""
-        return "" if self.is_downgrade(address) and self._mode != "insecure" else address
+        return "" if self._mode != "insecure" and self.is_downgrade(address) else address
 
     def is_downgrade(self, address: str) -> bool:
         """Whether what is secret here would be readable on the way there."""
@@ -55,3 +54,12 @@ class Redirects:
     def _avoided(self) -> dict[str, float]:
         now = self._clock()
         return {address: until for address, until in self._failed.items() if until > now}
+
+
+def _address_in(location: str) -> str:
+    try:
+        parts = urlsplit(location)
+        is_one = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # no port, or no address of IPv6
+        return ""
+    return f"{parts.scheme}://{parts.netloc}" if is_one else ""

@@ -15,7 +15,7 @@ from urllib3.exceptions import ConnectTimeoutError, HTTPError, LocationValueErro
 from weightloom_client.errors import RequestRejected, ServerError, server_error
 from weightloom_client.factors import FactorBlob
 from weightloom_client.protocol import Broken, Part, Wanted
-from weightloom_client.transports.base import Model, Timeouts, Tls
+from weightloom_client.transports.base import STREAM, Model, Timeouts, Tls
 from weightloom_client.transports.direct import CONNECT_SECONDS, HEADER, Direct, Redirects
 from weightloom_client.transports.rest_reply import RestReply, check, data_of
 
@@ -23,7 +23,6 @@ __all__ = ["RestTransport"]
 
 CONNECTIONS = 64  # kept open to one server
 BYTES = "application/octet-stream"
-STREAM = "X-Weightloom-Stream"
 
 
 class RestTransport:
@@ -66,7 +65,7 @@ class RestTransport:
         if etag := redirect.headers.get("ETag"):
             headers = {**headers, "If-Match": etag}
         try:
-            reply = self._post(location.removeprefix(address), body, headers, address)
+            reply = self._post(location[len(address) :], body, headers, address)
             check(reply, address)
             return RestReply(reply, part, address, lambda: self._redirects.failed(address))
         except (Broken, RequestRejected):  # where it leads to is nobody, or not whom the redirect meant
