@@ -110,6 +110,12 @@ def test_a_client_may_decline(direct: Server) -> None:
     assert post(direct, LARGE, x_weightloom_direct="yes").status == 307
 
 
+def test_a_browser_is_answered_where_it_asked(direct: Server) -> None:
+    """Or the page /docs could not show large files through a balancer."""
+    assert post(direct, LARGE, origin="https://page.example").status == 200
+    assert post(direct, LARGE, origin="https://page.example", x_weightloom_direct="yes").status == 307
+
+
 def test_conditions_and_errors_come_first(direct: Server) -> None:
     etag = post(direct, LARGE).headers["ETag"]
     assert post(direct, LARGE, if_match=etag).status == 307

@@ -29,11 +29,12 @@ class Direct:
         """Raise the HTTPException that sends a client there for what it has asked for.
 
         It does not where the request came there already, where the client declines, where sending the body once more
-        would cost what is gained, or where a client brings a key and does not say that it takes it along: most drop
-        credentials when they are sent to another host.
+        would cost what is gained, or where a client may fail there and does not say that it can: most drop a key when
+        they are sent to another host, and to a browser (which sends Origin) it is another origin.
         """
         says, query = headers.get(HEADER).strip().lower(), scope["query_string"].decode("latin-1")
-        if says == "no" or (has_key and says != "yes") or len(query) > QUERY_BYTES:
+        may_fail = has_key or headers.get(b"origin")
+        if says == "no" or (may_fail and says != "yes") or len(query) > QUERY_BYTES:
             return
         if file.size - headers.body_bytes() < self._size or self._is_here(headers.get(b"host")):
             return
