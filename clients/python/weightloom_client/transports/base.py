@@ -10,7 +10,9 @@ from typing import Any, Protocol
 from weightloom_client.factors import FactorBlob
 from weightloom_client.protocol import Head, Part, Wanted
 
-__all__ = ["Model", "Models", "Reply", "Timeouts", "Tls", "Transport"]
+__all__ = ["STREAM", "Model", "Models", "Reply", "Timeouts", "Tls", "Transport"]
+
+STREAM = "X-Weightloom-Stream"  # header or metadata: a part's ``stream``, where it is not 0
 
 Model = dict[str, Any]
 

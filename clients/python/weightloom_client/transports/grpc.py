@@ -15,7 +15,7 @@ from weightloom_client.arrays import extra
 from weightloom_client.errors import ServerError, server_error
 from weightloom_client.factors import FactorBlob
 from weightloom_client.protocol import Broken, Head, Part, Wanted
-from weightloom_client.transports.base import Model, Timeouts, Tls
+from weightloom_client.transports.base import STREAM, Model, Timeouts, Tls
 
 grpc = extra("grpc", "a grpc:// URL", "grpc")
 
@@ -68,7 +68,8 @@ class GrpcTransport:
 
     def open(self, wanted: Wanted, part: Part) -> GrpcReply:
         """Fabricate, up to its first chunk."""
-        call = self._stub.Fabricate(messages.fabricate_request(wanted, part), metadata=self._metadata)
+        stream = ((STREAM.lower(), str(part.stream)),) if part.stream else ()
+        call = self._stub.Fabricate(messages.fabricate_request(wanted, part), metadata=self._metadata + stream)
         return GrpcReply(call, part, self._timeouts.read)
 
     def create_model(self, spec: Mapping[str, Any]) -> Model:
