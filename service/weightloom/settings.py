@@ -39,6 +39,9 @@ class Settings(BaseSettings):
         le=86400,
         description="A gRPC peer that is silent for so long is pinged, and dropped if it is silent for as long again.",
     )
+    grpc_streams: int = Field(
+        1024, ge=1, le=1 << 20, description="Calls that may run at the same time over one gRPC connection; more wait."
+    )
     insecure_no_auth: bool | None = Field(
         None,
         description="Whether calls need no API key. The default is yes on an address of this machine alone while no "
@@ -114,6 +117,13 @@ class Settings(BaseSettings):
         allow_inf_nan=False,
         description="How long a REST request's line and headers may take to come, counted from the beginning of the "
         "connection or the last reply; then 408.",
+    )
+    cors_origins: str = Field(
+        "",
+        pattern=r"^(\*|https?://[^/,\s]+(,https?://[^/,\s]+)*)?$",
+        json_schema_extra={"default_text": "none"},
+        description="Origins whose web pages may call the REST front (CORS): `https://a.example,https://b.example`, or "
+        "`*` for all. API keys are asked for as ever.",
     )
     max_output_bytes: int = Field(1 << 40, ge=1, description="Most bytes that one response may send.")
     max_streams: int = Field(

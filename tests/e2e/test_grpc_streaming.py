@@ -254,3 +254,17 @@ def test_reflection_tells_the_contract(server: Server) -> None:
         assert {SERVICE, "grpc.health.v1.Health"} <= set(database.get_services())
         file = database.FindFileContainingSymbol(SERVICE)
         assert file.service[0].method[0].name == "Fabricate"
+
+
+def test_one_connection_has_so_many_calls_at_a_time_and_others_go_on(tmp_path: Path) -> None:
+    with running_server(tmp_path / "data", grpc_streams=2) as server, stub_of(server.grpc_target) as one:
+        endless = [one.Fabricate(ENDLESS) for _ in range(2)]
+        for stream in endless:
+            next(stream)
+        waiting = one.ListModels.future(pb.ListModelsRequest())
+        with stub_of(server.grpc_target) as other:
+            other.ListModels(pb.ListModelsRequest(), timeout=60)
+        assert not waiting.done()
+        endless[0].cancel()
+        waiting.result(timeout=60)
+        endless[1].cancel()

@@ -85,6 +85,7 @@ def test_sigterm_lets_a_running_stream_end_and_exits_with_zero(tmp_path: Path, w
                 if number == 3:
                     server.process.send_signal(signal.SIGTERM)
                     wait_until(lambda: code_of(server, "GET", "/readyz") == "draining")
+                    assert code_of(server, "GET", "/readyz?exclude=registry") == "draining"
                     wait_until(lambda: fabricate(server) == "draining")
                     wait_until(lambda: code_of(server, "GET", "/healthz") == "ok")
         assert digest.hexdigest() == local_hash(request)

@@ -80,6 +80,8 @@ def assert_goes_on_without(servers: Servers, why: str) -> None:
         assert server.request("DELETE", "/v1/models/known").status == 503
         status, detail = ready(server)
         assert (status, why in detail) == (503, True), detail
+        without = server.request("GET", "/readyz?exclude=registry")
+        assert (without.status, without.json()["status"], why in without.json()["registry"]) == (200, "ready", True)
 
 
 def assert_is_whole_again(servers: Servers) -> None:

@@ -29,6 +29,7 @@ from weightloom.engine.scheduler import TileScheduler
 from weightloom.engine.tiles import TileStream
 from weightloom.engine.turns import Turns
 from weightloom.engine.uploads import Uploads
+from weightloom.errors import Unavailable
 from weightloom.fabric import ModelSpec, VirtualFile
 from weightloom.fabric.device import Device
 from weightloom.registry import ModelSummary, Registry
@@ -208,15 +209,25 @@ class Engine:
         self.keys.charge(call)
         self.observer.call_ended(call)
 
-    def check_ready(self) -> dict[str, str]:
+    def check_ready(self, *, without_registry: bool = False) -> dict[str, str]:
         """Raise Unavailable, saying why, unless a known answer comes out right, the registry can be read, and no stop
         is near. What does not work but is not needed to fabricate is returned: {"registry": "cannot be written: …"}.
+
+        without_registry: one that cannot be read is no reason either; known models are served on.
         """
         self.lifecycle.check_ready()
         check_known_answer(self.device)
-        self.registry.ping()
-        problem = self.registry.write_problem()
+        problem = self._registry_problem(without_registry)
         return self.device.problems() | ({"registry": problem} if problem else {})
+
+    def _registry_problem(self, tell_all: bool) -> str | None:
+        try:
+            self.registry.ping()
+        except Unavailable as error:
+            if not tell_all:
+                raise
+            return str(error)
+        return self.registry.write_problem()
 
     def close(self) -> None:
         """Stop the workers, free the factors and let go of the registry."""

@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import BaseRoute, Match, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -26,6 +27,8 @@ from weightloom.settings import Settings
 
 __all__ = ["build_app"]
 
+# What a page of another origin may read of a reply, besides its type and length.
+CORS_EXPOSED = ("etag", "content-range", "retry-after", "server-timing", "x-request-id")
 DESCRIPTION = "Serves fabricated weights: a seed and a compact vector w in, a safetensors stream out."
 
 
@@ -60,7 +63,14 @@ def build_app(engine: Engine, settings: Settings) -> ASGIApp:
                 scope = {**scope, "method": "GET"}  # the server leaves the body away
             await in_a_call(engine, api, spec_limit, scope, receive, send)
 
-    return app
+    return _with_cors(app, settings.cors_origins) if settings.cors_origins else app
+
+
+def _with_cors(app: ASGIApp, origins: str) -> ASGIApp:
+    """Pages of these origins may call. Credentials are bearer tokens, which pages send themselves: cookies stay out."""
+    return CORSMiddleware(
+        app, allow_origins=origins.split(","), allow_methods=["*"], allow_headers=["*"], expose_headers=CORS_EXPOSED
+    )
 
 
 def _answer_errors(api: FastAPI, routes: Sequence[BaseRoute]) -> None:

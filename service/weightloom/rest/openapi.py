@@ -71,6 +71,8 @@ def complete(document: dict[str, Any]) -> dict[str, Any]:
                 operation["responses"] |= _problems(*OF_BODIES, "503")
             if "{name}" in route:
                 operation["responses"] |= _problems("404")
+            if "422" in operation["responses"]:  # FastAPI's own
+                operation["responses"] |= _problems("422")
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
     _guard(document)

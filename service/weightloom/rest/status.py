@@ -6,9 +6,9 @@ import asyncio
 from html import escape
 from importlib.resources import files
 from string import Template
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Query, Response
 from fastapi.responses import HTMLResponse
 
 from weightloom import __version__
@@ -23,6 +23,7 @@ from weightloom.telemetry import exposition
 __all__ = ["status_router"]
 
 PAGE = Template(files("weightloom.rest").joinpath("index.html").read_text(encoding="utf-8"))
+EXCLUDE = Query(description="`registry`: ready, too, where it cannot be read, since known models are served on.")
 LIMITS = (
     "workers",
     "threads",
@@ -58,12 +59,12 @@ def status_router(engine: Engine, settings: Settings) -> APIRouter:
     @router.get(
         "/readyz", operation_id="readyz", summary="Ready?", responses={503: {"description": "Not ready, and why"}}
     )
-    async def readyz() -> dict[str, str]:
+    async def readyz(exclude: Annotated[Literal["registry"] | None, EXCLUDE] = None) -> dict[str, str]:
         """Ready: a known answer comes out right to the bit, the registry can be read, and no stop is near.
 
         Where the registry cannot be written, the server is ready all the same, and `registry` says why.
         """
-        return {"status": "ready"} | await asyncio.to_thread(engine.check_ready)
+        return {"status": "ready"} | await asyncio.to_thread(engine.check_ready, without_registry=exclude is not None)
 
     @router.get("/v1/info", operation_id="info", summary="What runs here, and its limits")
     async def info() -> dict[str, Any]:

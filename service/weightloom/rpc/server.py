@@ -94,6 +94,7 @@ def _options(settings: Settings, shared_port: bool) -> list[tuple[str, int]]:
     milliseconds = settings.grpc_ping_seconds * 1000
     return [
         ("grpc.so_reuseport", int(shared_port)),  # on by default, when two servers share a port unnoticed
+        ("grpc.max_concurrent_streams", settings.grpc_streams),
         ("grpc.max_receive_message_length", settings.max_request_bytes + READ_BEYOND_LIMIT),
         ("grpc.max_send_message_length", -1),
         ("grpc.keepalive_time_ms", milliseconds),
