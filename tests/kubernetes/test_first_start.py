@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from support.manifests import ROOT, settings
+from support.manifests import ROOT, SERVERS, probes, settings
 from support.postgres import Cluster
 from support.server import running_server
 
@@ -35,6 +35,8 @@ def test_the_first_key_is_made_by_the_command_of_the_page_and_then_servers_start
     assert made.returncode == 0, made.stderr
     named = {name.removeprefix("WEIGHTLOOM_").lower(): value for name, value in everywhere.items()}
     with running_server(tmp_path / "data", host="0.0.0.0", **named) as server:
+        asked = {path for overlay in SERVERS for path in probes(overlay).values()}
+        assert {path: server.request("GET", path).status for path in asked} == dict.fromkeys(asked, 200)
         key = {"authorization": f"Bearer {made.stdout.strip()}"}
         spec = {"name": "m", "seed": 1, "tensors": [{"name": "t", "shape": [8], "l": 2}]}
         assert server.post_json("/v1/models", spec).status == 401

@@ -48,3 +48,9 @@ def settings(overlay: str) -> dict[str, str]:
     """The environment from the ConfigMap."""
     found: dict[str, str] = one(overlay, "ConfigMap", "weightloom-settings-")["data"]
     return found
+
+
+def probes(overlay: str) -> dict[str, str]:
+    """The path of each probe of a server's pod."""
+    (container,) = deployment(overlay)["template"]["spec"]["containers"]
+    return {name: container[f"{name}Probe"]["httpGet"]["path"] for name in ("startup", "liveness", "readiness")}
