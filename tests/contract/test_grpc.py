@@ -322,6 +322,20 @@ def test_a_broken_registry_is_unavailable(tmp_path: Path) -> None:
         assert "registry.sqlite3" in broken.message
 
 
+def test_an_upload_that_trickles_is_not_waited_for(tmp_path: Path) -> None:
+    def trickle(never: threading.Event) -> Iterator[pb.FactorsChunk]:
+        yield pb.FactorsChunk(sha256="0" * 64)
+        while not never.wait(0.1):
+            yield pb.FactorsChunk(data=b"x")
+
+    with running_server(tmp_path / "data", stall_seconds=0.5) as server, stub_of(server.grpc_target) as stub:
+        never = threading.Event()
+        failure = failure_of(lambda: stub.PutFactors(trickle(never), timeout=60))
+        never.set()
+    assert (failure.status, failure.reason) == (grpc.StatusCode.DEADLINE_EXCEEDED, "sender_stalled")
+    assert "1024 bytes a second" in failure.message
+
+
 UNARY = ("CreateModel", "GetModel", "ListModels", "DeleteModel", "SetResidency", "GetFactors")
 
 

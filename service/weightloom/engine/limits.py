@@ -11,9 +11,9 @@ from weightloom.engine.factors import Residency
 from weightloom.engine.keys import Auth
 from weightloom.fabric.layout import TILE, TileSize
 
-__all__ = ["EngineLimits", "available_cores"]
+__all__ = ["MIN_BODY_RATE", "EngineLimits", "available_cores"]
 
-
+MIN_BODY_RATE = 1024  # bytes a second, of a body for which stall_seconds have been waited already
 CGROUP = Path("/sys/fs/cgroup")  # in a container its own
 
 

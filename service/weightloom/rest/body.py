@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from starlette.types import Message, Receive, Scope
 
 from weightloom.engine.keys import bearer
+from weightloom.engine.limits import MIN_BODY_RATE
 from weightloom.errors import DeadlineExceeded, LimitExceeded, WeightloomError
 
 __all__ = [
@@ -22,9 +23,6 @@ __all__ = [
     "read_body",
     "replay",
 ]
-
-
-MIN_BODY_RATE = 1024  # bytes a second
 
 
 class ClientGoneError(Exception):

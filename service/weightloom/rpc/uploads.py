@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import grpc.aio
 
+from weightloom.engine.limits import MIN_BODY_RATE
 from weightloom.errors import DeadlineExceeded, InvalidInput, LimitExceeded
 from weightloom.rpc import convert
 
@@ -15,16 +17,17 @@ __all__ = ["in_time", "next_message", "read"]
 
 
 @asynccontextmanager
-async def in_time(stall_seconds: float) -> AsyncIterator[None]:
-    """Raise DeadlineExceeded where this context lasts longer."""
-    patience = asyncio.timeout(stall_seconds)
+async def in_time(stall_seconds: float, left: float = math.inf) -> AsyncIterator[None]:
+    """Raise DeadlineExceeded where this context lasts longer. left: the seconds that a body's least rate leaves."""
+    patience = asyncio.timeout(min(stall_seconds, left))
     try:
         async with patience:
             yield
     except TimeoutError:
         if not patience.expired():
             raise
-        message = f"the request did not come within {stall_seconds:g} s (setting stall_seconds)"
+        rate = f", or less than {MIN_BODY_RATE} bytes a second beyond them" if left < stall_seconds else ""
+        message = f"the request did not come within {stall_seconds:g} s (setting stall_seconds){rate}"
         raise DeadlineExceeded(message, code="sender_stalled") from None
 
 
@@ -52,15 +55,17 @@ async def read(
 async def _parts(
     context: grpc.aio.ServicerContext, first: bytes, max_bytes: int, stall_seconds: float
 ) -> AsyncIterator[bytes]:
-    part, seen = first, 0
+    part, seen, waited, time = first, 0, 0.0, asyncio.get_running_loop().time
     while True:
         seen += len(part)
         if seen > max_bytes:
             expected = f"at most {max_bytes} (setting max_factors_bytes)"
             raise LimitExceeded.at("factors", f"{seen} bytes or more", expected, code="body_too_large")
         yield part
-        async with in_time(stall_seconds):
+        began = time()
+        async with in_time(stall_seconds, stall_seconds + seen / MIN_BODY_RATE - waited):
             message = await next_message(context)
+        waited += time() - began
         if message is None:
             return
         digest, part = convert.factors_chunk(message)
