@@ -18,6 +18,7 @@ ALL = (
     "rest_stream",
     "grpc_stream",
     "sdk",
+    "direct",
     "many_streams",
     "residency",
     "first_byte",

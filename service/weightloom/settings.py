@@ -55,6 +55,18 @@ class Settings(BaseSettings):
         None,
         description="PEM file of certificates: gRPC clients must then show one that these have signed (mutual TLS).",
     )
+    direct_url: str | None = Field(
+        None,
+        pattern=r"^https?://[^/?#@\s]+/?$",
+        json_schema_extra={"default_text": "no redirects"},
+        description="This server's own address as clients reach it past the balancer, such as `http://10.0.0.7:8000`: "
+        "large files asked for at any other address are redirected there.",
+    )
+    direct_bytes: int = Field(
+        8 << 20,
+        ge=1,
+        description="From how many bytes on a reply is redirected to `direct_url`, those of the request taken off.",
+    )
     data_dir: Path = Field(
         Path("data"), description="Folder of the registry and of imported factors, made where it is missing."
     )
@@ -189,6 +201,8 @@ class Settings(BaseSettings):
             raise ValueError("tls_cert and tls_key, both or neither")
         if self.grpc_client_ca is not None and self.tls_cert is None:
             raise ValueError("tls_cert and tls_key beside grpc_client_ca")
+        if self.tls_cert is not None and (self.direct_url or "https://").startswith("http://"):
+            raise ValueError("a direct_url that begins with https:// beside tls_cert")
         return self
 
     @property

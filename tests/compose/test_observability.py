@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 from weightloom.errors import WeightloomError
+from weightloom.rest.problems import ROUTING_CODES
 from weightloom.settings import Settings
 from weightloom.telemetry.metrics import METRICS
 
@@ -51,7 +52,7 @@ def test_dashboard_and_alerts_ask_for_metrics_and_labels_that_exist(expression: 
     assert all(expression.count(a) == expression.count(b) for a, b in ("()", "[]", "{}"))
 
 
-CODES = {code for kind in known_errors() for code in kind.codes} | {"ok", "cancelled"}
+CODES = {code for kind in known_errors() for code in kind.codes} | {"ok", "cancelled", *ROUTING_CODES.values()}
 
 
 @pytest.mark.parametrize("expression", EXPRESSIONS)

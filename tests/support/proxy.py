@@ -38,7 +38,7 @@ class FaultyProxy(threading.Thread):
 
     def _serve(self, client: socket.socket, number: int) -> None:
         with suppress(OSError), client, socket.create_connection(self.target) as server:
-            while request := _whole_request(client):
+            while request := whole_request(client):
                 server.sendall(request)
                 if not self._pass_reply(client, server, number <= self.faults):
                     return
@@ -50,9 +50,7 @@ class FaultyProxy(threading.Thread):
             if not (data := server.recv(65536)):
                 return False
             if size is None:
-                head, _, _ = data.partition(b"\r\n\r\n")
-                found = re.search(rb"(?i)content-length: (\d+)", head)
-                size = len(head) + 4 + (int(found[1]) if found else 0)
+                size = reply_size(data)
             shown = self.fault(self, client, data, passed) if is_faulty else data
             client.sendall(shown)
             passed += len(data)
@@ -123,7 +121,14 @@ def flip(at: int) -> Fault:
     return fault
 
 
-def _whole_request(client: socket.socket) -> bytes:
+def reply_size(data: bytes) -> int:
+    """Bytes of the whole reply, head and body, that begins with ``data``."""
+    head, _, _ = data.partition(b"\r\n\r\n")
+    found = re.search(rb"(?i)content-length: (\d+)", head)
+    return len(head) + 4 + (int(found[1]) if found else 0)
+
+
+def whole_request(client: socket.socket) -> bytes:
     """b"" where the client has gone."""
     data = b""
     while b"\r\n\r\n" not in data:

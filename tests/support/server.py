@@ -74,13 +74,13 @@ class Server:
 
 @contextmanager
 def running_server(
-    data_dir: Path, *, workers: int = 1, http: urllib3.PoolManager = HTTP, **settings: object
+    data_dir: Path, *, workers: int = 1, port: int = 0, http: urllib3.PoolManager = HTTP, **settings: object
 ) -> Iterator[Server]:
     """``weightloom serve`` on free ports, ready, its ``workers`` started; killed at the end if it still runs."""
     log = data_dir.parent / f"{data_dir.name}.log"
     named = {"workers": workers, **settings}
     environment = os.environ | {f"WEIGHTLOOM_{name.upper()}": str(value) for name, value in named.items()}
-    command = [sys.executable, "-m", "weightloom", "serve", "--data-dir", str(data_dir), "--port", "0"]
+    command = [sys.executable, "-m", "weightloom", "serve", "--data-dir", str(data_dir), "--port", str(port)]
     command += ["--grpc-port", "0"]
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, env=environment)

@@ -22,7 +22,7 @@ from weightloom_client.client import Arrays, Client
 from weightloom_client.factors import AnyBlob
 from weightloom_client.progress import Progress
 from weightloom_client.protocol import AnyModel, Options, RetryPolicy, W
-from weightloom_client.transports import Timeouts, Tls
+from weightloom_client.transports import Direct, Timeouts, Tls
 from weightloom_client.verify import Mode
 
 if TYPE_CHECKING:
@@ -48,9 +48,12 @@ class AsyncClient:
         headers: Mapping[str, str] | None = None,
         api_key: str | None = None,
         tls: Tls = Tls(),  # noqa: B008
+        direct: Direct = "follow",
+        streams: int | None = None,
         max_concurrency: int = 32,
     ) -> None:
         options: dict[str, Any] = {"headers": headers, "api_key": api_key, "tls": tls}
+        options |= {"direct": direct, "streams": streams}
         self._start(Client(urls, timeouts=timeouts, retries=retries, verify=verify, **options), max_concurrency)
 
     @classmethod

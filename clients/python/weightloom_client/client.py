@@ -19,7 +19,7 @@ from weightloom_client.models import ModelCalls
 from weightloom_client.progress import Progress, progress_bar
 from weightloom_client.protocol import AnyModel, Options, RetryPolicy, W, Wanted
 from weightloom_client.replicas import Replicas
-from weightloom_client.transports import Timeouts, Tls, Transport, transport_to
+from weightloom_client.transports import Direct, Timeouts, Tls, Transport, transport_to
 from weightloom_client.verify import Mode, Verifier, check_mode
 
 if TYPE_CHECKING:
@@ -46,6 +46,9 @@ class Client(ModelCalls):
     all at once. timeouts: of single tries. retries: how often and how long a call tries. verify: "sample" makes some
     bytes of each file again from seed and w and compares them, "full" all of them, "off" none. headers: sent with every
     request. api_key: of a server that wants one. tls: whom to trust at https:// and grpcs://, and what to show there.
+    direct: whether large files may come straight from the replica that a balancer at the URL redirects to: "follow",
+    "insecure" (from https:// to http:// too, without key and headers), or "off". streams: over how many at once a large
+    file comes; None is one for each URL, more spread it over the replicas behind one.
 
     model, in all calls: a name or digest, a ModelSpec (or the same as JSON has it), or a Bundle, which brings its w.
     w: by tensor numbers of shape (l,), or (B, l) for B variants at once; rounded once to float32. options: dtype,
@@ -64,12 +67,14 @@ class Client(ModelCalls):
         headers: Mapping[str, str] | None = None,
         api_key: str | None = None,
         tls: Tls = Tls(),  # noqa: B008
+        direct: Direct = "follow",
+        streams: int | None = None,
     ) -> None:
         named = [urls] if isinstance(urls, str) else list(urls)
         if not named:
             raise ValueError("urls: got none, expected at least one")
         sent = dict(headers or {}) | ({"Authorization": f"Bearer {api_key}"} if api_key else {})
-        self._start([transport_to(url, timeouts, sent, tls) for url in named], retries, verify)
+        self._start([transport_to(url, timeouts, sent, tls, direct) for url in named], retries, verify, streams)
 
     @classmethod
     def local(
@@ -84,9 +89,11 @@ class Client(ModelCalls):
         client._start([LocalTransport(data_dir, backend)], RetryPolicy(tries=1), verify)
         return client
 
-    def _start(self, transports: Sequence[Transport], retries: RetryPolicy, verify: Mode) -> None:
+    def _start(
+        self, transports: Sequence[Transport], retries: RetryPolicy, verify: Mode, streams: int | None = None
+    ) -> None:
         check_mode(verify)
-        self._replicas, self._mode = Replicas(transports, retries), verify
+        self._replicas, self._mode = Replicas(transports, retries, streams), verify
         self._specs: dict[str, ModelSpec] = {}
 
     def __enter__(self) -> Self:

@@ -66,8 +66,8 @@ class Fetch:
 
     @property
     def is_striped(self) -> bool:
-        """Whether what is missing is to come from several replicas at once."""
-        return len(self.replicas) > 1 and self.total - self.transfer.position > STRIPE
+        """Whether what is missing is to come over several streams at once."""
+        return self.replicas.streams > 1 and self.total - self.transfer.position > STRIPE
 
     def open(self) -> Self:
         """Receive the header."""

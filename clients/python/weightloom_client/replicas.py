@@ -20,10 +20,14 @@ GLANCE = 0.1  # seconds between looks at whether a call that pauses was given up
 
 
 class Replicas:
-    """``transports`` to servers that have the same models. Safe to use from many threads."""
+    """``transports`` to servers that have the same models. streams: over how many a large file comes at once; None is
+    one for each transport. Safe to use from many threads. Raises ValueError for less than one stream.
+    """
 
-    def __init__(self, transports: Sequence[Transport], policy: RetryPolicy) -> None:
-        self.transports, self.policy = tuple(transports), policy
+    def __init__(self, transports: Sequence[Transport], policy: RetryPolicy, streams: int | None = None) -> None:
+        if streams is not None and streams < 1:
+            raise ValueError(f"streams: got {streams}, expected at least 1, or None")
+        self.transports, self.policy, self.streams = tuple(transports), policy, streams or len(transports)
         self._preferred, self._is_closed = 0, False
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""One file from several replicas at once: they serve the same bits, so each can send another part of it."""
+"""One file over several streams at once: all replicas serve the same bits, so each can send another part of it."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class Stripe:
 
 class Stripes:
     """The bytes ``start`` … ``stop - 1`` of a file, shared out: the first stream takes them from the front, where it
-    reads on without a new request, and one helper for each further replica takes them from the back. What slow helpers
-    still lack at the end is taken over from them.
+    reads on without a new request, and a helper with a stream of its own for each further one takes them from the back.
+    What slow helpers still lack at the end is taken over from them.
     """
 
     def __init__(self, start: int, stop: int, size: int = STRIPE) -> None:
@@ -60,10 +60,10 @@ class Stripes:
         """
 
         def stream_of(offset: int, stop: int, shift: int) -> Stream:
-            return Stream(replicas, wanted, Transfer(offset, stop, transfer.etag), progress, shift)
+            return Stream(replicas, wanted, Transfer(offset, stop, transfer.etag, shift), progress, shift)
 
         with self._ended():
-            helpers = [_in_thread(self._help, stream_of, put, shift) for shift in range(1, len(replicas))]
+            helpers = [_in_thread(self._help, stream_of, put, shift) for shift in range(1, replicas.streams)]
             while (stripe := self._next_front())[1]:
                 put(stripe[0], first.read_into, stripe[1])
             wait(helpers, PATIENCE)

@@ -19,6 +19,7 @@ from weightloom.engine import Engine
 from weightloom.errors import WeightloomError
 from weightloom.rest import openapi, problems
 from weightloom.rest.calls import CALL, in_a_call
+from weightloom.rest.direct import Direct
 from weightloom.rest.fabricate import FabricateRoute
 from weightloom.rest.factors import FACTORS_PATH, FactorsRoute
 from weightloom.rest.models import models_router
@@ -47,8 +48,8 @@ def build_app(engine: Engine, settings: Settings) -> ASGIApp:
     _answer_errors(api, [route for router in routers for route in router.routes])
     _describe(api)
     spec_limit = min((settings.max_request_bytes, "max_request_bytes"), (settings.max_json_bytes, "max_json_bytes"))
-    fabricate = FabricateRoute(engine, settings.max_request_bytes, settings.max_json_bytes)
-
+    direct = Direct(settings.direct_url, settings.direct_bytes) if settings.direct_url else None
+    fabricate = FabricateRoute(engine, settings.max_request_bytes, settings.max_json_bytes, direct)
     factors = FactorsRoute(engine, settings.max_factors_bytes)
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:

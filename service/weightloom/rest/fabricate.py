@@ -23,6 +23,7 @@ from weightloom.requests import (
 )
 from weightloom.rest import problems
 from weightloom.rest.body import BodyLimit, ClientGoneError, Headers, cancelled_when_gone, limit_body, read_body
+from weightloom.rest.direct import Direct
 from weightloom.rest.transport import cut_off
 
 __all__ = ["FabricateRoute"]
@@ -33,10 +34,13 @@ LARGE_BODY_BYTES = 1 << 16  # parsing a longer one takes milliseconds and goes t
 
 
 class FabricateRoute:
-    """Answers with a stream of tiles; every error is sent before the first byte of a 200."""
+    """Answers with a stream of tiles; every error is sent before the first byte of a 200. direct: see ``Direct``."""
 
-    def __init__(self, engine: Engine, max_request_bytes: int, max_json_bytes: int) -> None:
+    def __init__(
+        self, engine: Engine, max_request_bytes: int, max_json_bytes: int, direct: Direct | None = None
+    ) -> None:
         self._engine, self._max_request_bytes, self._max_json_bytes = engine, max_request_bytes, max_json_bytes
+        self._direct = direct
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
@@ -71,12 +75,20 @@ class FabricateRoute:
         if if_none_match and names_etag(if_none_match, etag):
             await reply.not_modified(etag)
             return
+        self._check_direct(scope, headers, fabrication, call)
         reply.announce(fabrication)
         if fabrication.is_small:  # made and sent at once: there is no time in which the client could go away
             await fabrication.send(reply.write, call)
             return
         async with cancelled_when_gone(receive):
             await fabrication.send(reply.write, call)
+
+    def _check_direct(self, scope: Scope, headers: Headers, fabrication: Fabrication, call: Call) -> None:
+        """Before the gate: who is sent elsewhere takes no place, and nobody is sent to a server that takes no more."""
+        if self._direct is not None:
+            self._engine.lifecycle.check_accepting()
+            call.model = fabrication.file.model.name
+            self._direct.check(scope, headers, fabrication, bool(call.key))
 
     async def _read_request(self, scope: Scope, headers: Headers, receive: Receive, call: Call) -> FabricateRequest:
         convert = _converter(scope, headers)

@@ -47,6 +47,14 @@ ERRORS = {
     "503": "Not ready, or the registry cannot be used",
     "504": "Too late: the request's body, a place to run, or the client's own deadline",
 }
+REDIRECT = {
+    "description": "A large file: send the same request to `Location`, the server's own address",
+    "headers": {
+        "Location": {"schema": {"type": "string", "format": "uri"}},
+        "ETag": {"schema": {"type": "string"}, "description": "Of the file that is to be had there."},
+    },
+    "content": {"application/problem+json": {"schema": {"$ref": REFERENCE.format(model="Problem")}}},
+}
 OF_BODIES = ("413", "422", "504")  # what reading a request's body can end in, on every route
 
 
@@ -111,6 +119,7 @@ def _fabricate() -> dict[str, Any]:
             "200": {"description": "The whole file"} | file,
             "206": {"description": "The part from `offset` on"} | file,
             "304": {"description": "If-None-Match names this very file"},
+            "307": REDIRECT,
         }
         | _problems(*ERRORS),
     }
@@ -169,7 +178,11 @@ def _query() -> list[dict[str, Any]]:
 
 
 def _conditions() -> list[dict[str, Any]]:
-    texts = {"If-Match": "ETag of the file; another one gives 412.", "If-None-Match": "ETag; the same one gives 304."}
+    texts = {
+        "If-Match": "ETag of the file; another one gives 412.",
+        "If-None-Match": "ETag; the same one gives 304.",
+        "X-Weightloom-Direct": "`no`: answer here and never by 307. `yes`: follows a 307 and takes its API key along.",
+    }
     return [{"name": n, "in": "header", "schema": {"type": "string"}, "description": t} for n, t in texts.items()]
 
 

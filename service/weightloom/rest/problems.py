@@ -19,8 +19,9 @@ from weightloom.http_status import status_of
 __all__ = ["MEDIA_TYPE", "ROUTING_CODES", "problem", "problem_of", "response_of"]
 
 MEDIA_TYPE = "application/problem+json"
-# By status. 400, 408 and 431 are found before a request is one, and end the connection.
+# By status. 307 is no error. 400, 408 and 431 are found before a request is one, and end the connection.
 ROUTING_CODES = {
+    307: "redirected",
     400: "malformed_http",
     404: "route_not_found",
     405: "method_not_allowed",

@@ -34,6 +34,7 @@ LIMITS = (
     "max_header_bytes",
     "header_seconds",
     "max_output_bytes",
+    "direct_bytes",
     "max_streams",
     "max_queued",
     "max_queue_seconds",

@@ -22,11 +22,15 @@ class Broken(Exception):
 
 @dataclass(frozen=True)
 class Part:
-    """Bytes ``offset`` … of the file that ``etag`` names ("" while it is not known): ``length``, or all the rest."""
+    """Bytes ``offset`` … of the file that ``etag`` names ("" while it is not known): ``length``, or all the rest.
+
+    stream: which of the streams that share the file asks, from 0 on: balancers may send each to another replica.
+    """
 
     offset: int = 0
     length: int | None = None
     etag: str = ""
+    stream: int = 0
 
 
 @dataclass(frozen=True)
@@ -40,10 +44,13 @@ class Head:
 
 
 class Transfer:
-    """The bytes ``start`` … ``stop - 1`` of a file (None: to its end), which come in order, over one reply or many."""
+    """The bytes ``start`` … ``stop - 1`` of a file (None: to its end), which come in order, over one reply or many.
 
-    def __init__(self, start: int = 0, stop: int | None = None, etag: str = "") -> None:
-        self.position, self.stop, self.etag, self.total = start, stop, etag, -1
+    stream: see ``Part``.
+    """
+
+    def __init__(self, start: int = 0, stop: int | None = None, etag: str = "", stream: int = 0) -> None:
+        self.position, self.stop, self.etag, self.total, self.stream = start, stop, etag, -1, stream
 
     @property
     def is_whole(self) -> bool:
@@ -52,7 +59,7 @@ class Transfer:
 
     def next_part(self) -> Part:
         """What to ask for now."""
-        return Part(self.position, None if self.stop is None else self.stop - self.position, self.etag)
+        return Part(self.position, None if self.stop is None else self.stop - self.position, self.etag, self.stream)
 
     def begins(self, head: Head) -> None:
         """A reply to ``next_part`` has begun. Raises WrongBits where it is not what was asked for."""

@@ -4,45 +4,77 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import quote, urlencode
 
 import urllib3
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, LocationValueError, NewConnectionError
 
-from weightloom_client.errors import ServerError, server_error
+from weightloom_client.errors import RequestRejected, ServerError, server_error
 from weightloom_client.factors import FactorBlob
-from weightloom_client.protocol import Broken, Head, Part, Wanted
+from weightloom_client.protocol import Broken, Part, Wanted
 from weightloom_client.transports.base import Model, Timeouts, Tls
+from weightloom_client.transports.direct import CONNECT_SECONDS, HEADER, Direct, Redirects
+from weightloom_client.transports.rest_reply import RestReply, check, data_of
 
 __all__ = ["RestTransport"]
 
 CONNECTIONS = 64  # kept open to one server
 BYTES = "application/octet-stream"
-CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-\d+|\*)/(\d+)")
+STREAM = "X-Weightloom-Stream"
 
 
 class RestTransport:
-    """See ``Transport``. headers: sent with every request."""
+    """See ``Transport``. headers: sent with every request. direct: see ``Redirects``."""
 
-    def __init__(self, url: str, timeouts: Timeouts, headers: Mapping[str, str], tls: Tls) -> None:
-        self.url, self._tls = url.rstrip("/"), tls
+    def __init__(
+        self, url: str, timeouts: Timeouts, headers: Mapping[str, str], tls: Tls, direct: Direct = "follow"
+    ) -> None:
+        self.url, self._tls, self._redirects = url.rstrip("/"), tls, Redirects(url, direct)
         self._timeout = urllib3.Timeout(connect=timeouts.connect, read=timeouts.read)
+        self._direct_timeout = urllib3.Timeout(connect=min(timeouts.connect, CONNECT_SECONDS), read=timeouts.read)
         self._headers = dict(headers)
         self._http, self._process = self._connections(), os.getpid()
 
     def open(self, wanted: Wanted, part: Part) -> RestReply:
-        """POST /fabricate with a safetensors body."""
-        query = urlencode(wanted.options | _range_of(part), doseq=True)
+        """POST /fabricate with a safetensors body; from where a server redirects to, if it comes from there."""
+        path = f"/fabricate?{urlencode(wanted.options | _range_of(part), doseq=True)}"
         headers = {"Content-Type": BYTES} | ({"If-Match": part.etag} if part.etag else {})
-        reply = self._request("POST", f"/fabricate?{query}", wanted.body, headers, preload_content=False)
-        _check(reply)
-        return RestReply(reply, part)
+        if part.stream:
+            headers[STREAM] = str(part.stream)
+        declined = headers | {HEADER: "no"}
+        follows = self._redirects.are_followed
+        reply = self._post(path, wanted.body, headers | {HEADER: "yes"} if follows else declined)
+        if reply.status == 307 and follows:
+            if direct := self._follow(reply, wanted.body, declined, part):
+                return direct
+            reply = self._post(path, wanted.body, declined)
+        check(reply, self.url)
+        return RestReply(reply, part, self.url)
+
+    def _follow(
+        self, redirect: urllib3.BaseHTTPResponse, body: bytes, headers: Mapping[str, str], part: Part
+    ) -> RestReply | None:
+        """The part from where ``redirect`` leads to; None where it cannot be had there."""
+        data_of(redirect, self.url)  # so that its connection can be used again
+        location = redirect.headers.get("Location", "")
+        address = self._redirects.address(location)
+        if not address:
+            return None
+        if etag := redirect.headers.get("ETag"):
+            headers = {**headers, "If-Match": etag}
+        try:
+            reply = self._post(location.removeprefix(address), body, headers, address)
+            check(reply, address)
+            return RestReply(reply, part, address, lambda: self._redirects.failed(address))
+        except (Broken, RequestRejected):  # where it leads to is nobody, or not whom the redirect meant
+            self._redirects.failed(address)
+            return None
+
+    def _post(self, path: str, body: bytes, headers: Mapping[str, str], at: str = "") -> urllib3.BaseHTTPResponse:
+        return self._request("POST", path, body, headers, preload_content=False, at=at)
 
     def create_model(self, spec: Mapping[str, Any]) -> Model:
         """POST /v1/models."""
@@ -59,7 +91,7 @@ class RestTransport:
 
     def delete_model(self, name: str) -> None:
         """DELETE /v1/models/NAME."""
-        _check(self._request("DELETE", _path_of(name), None, {}))
+        check(self._request("DELETE", _path_of(name), None, {}), self.url)
 
     def set_residency(self, name: str, residency: str | None) -> Model:
         """PUT /v1/models/NAME/residency."""
@@ -77,7 +109,7 @@ class RestTransport:
     def put_factors(self, blob: FactorBlob) -> None:
         """PUT /v1/factors/SHA256."""
         headers = {"Content-Type": BYTES, "Content-Length": str(blob.size)}
-        _check(self._request("PUT", "/v1/factors/" + blob.digest, blob.parts(), headers))
+        check(self._request("PUT", "/v1/factors/" + blob.digest, blob.parts(), headers), self.url)
 
     def close(self) -> None:
         """Close the connections that nothing uses."""
@@ -91,7 +123,7 @@ class RestTransport:
     def _json(self, method: str, path: str, value: Any = None, expect: str = "digest") -> Model:
         body = None if value is None else json.dumps(value).encode()
         reply = self._request(method, path, body, {} if body is None else {"Content-Type": "application/json"})
-        _check(reply)
+        check(reply, self.url)
         with suppress(ValueError):
             answer: Model = json.loads(reply.data)
             if isinstance(answer, dict) and expect in answer:
@@ -106,112 +138,33 @@ class RestTransport:
         headers: Mapping[str, str],
         *,
         preload_content: bool = True,
+        at: str = "",
     ) -> urllib3.BaseHTTPResponse:
+        """at: where ``url`` has redirected to; it gets the client's own headers, unless others could read them."""
+        url = at or self.url
+        own = {} if self._redirects.is_downgrade(url) else self._headers
         if self._process != os.getpid():  # after a fork: its parent goes on using the connections
             self._http, self._process = self._connections(), os.getpid()
         try:
             return self._http.request(
                 method,
-                self.url + path,
+                url + path,
                 body=body,
-                headers=self._headers | dict(headers),
+                headers=own | dict(headers),
                 preload_content=preload_content,
+                timeout=self._direct_timeout if at else self._timeout,
             )
         except LocationValueError:
             raise  # a URL that names no host
         except (NewConnectionError, ConnectTimeoutError) as error:
-            raise Broken(f"{self.url}: {error}", is_sent=False) from None  # urllib3's chain is pages long
+            raise Broken(f"{url}: {error}", is_sent=False) from None  # urllib3's chain is pages long
         except HTTPError as error:
-            raise Broken(f"{self.url}: {error}") from None
-
-
-class RestReply:
-    """See ``Reply``."""
-
-    step = 1 << 20
-
-    def __init__(self, reply: urllib3.BaseHTTPResponse, part: Part) -> None:
-        self._reply, self._left = reply, 0
-        try:
-            self.head = _head_of(reply, part)
-        except BaseException:
-            self.close()
-            raise
-        self._left = self.head.length
-
-    def readinto(self, view: memoryview) -> int:
-        """One read of the socket: whatever has come is kept, though the connection may end right behind it.
-
-        urllib3's own readinto would wait for all of ``view`` and lose what came where the rest does not.
-        """
-        try:
-            data = self._reply.read1(len(view))
-        except (HTTPError, OSError, ValueError) as error:
-            raise Broken(f"the reply broke off: {error}") from error
-        view[: len(data)] = data
-        self._left -= len(data)
-        return len(data)
-
-    def cancel(self) -> None:
-        """Closing would wait for the thread that reads."""
-        with suppress(ValueError, RuntimeError, OSError):  # it has ended already
-            self._reply.shutdown()
-
-    def close(self) -> None:
-        """A connection whose reply was not read to its end cannot be used again."""
-        if self._left == 0:
-            self._reply.release_conn()
-        self._reply.close()
+            raise Broken(f"{url}: {error}") from None
 
 
 def _range_of(part: Part) -> dict[str, list[str]]:
     offset = {"offset": [str(part.offset)]} if part.offset else {}
     return offset | ({"length": [str(part.length)]} if part.length is not None else {})
-
-
-def _head_of(reply: urllib3.BaseHTTPResponse, part: Part) -> Head:
-    """Raises Broken where the head is not whole: a proxy, or a server that died while it wrote."""
-    headers = reply.headers
-    if "ETag" not in headers or "Content-Length" not in headers:
-        raise Broken("the reply broke off in its head, or is none of weightloom's")
-    length = int(headers["Content-Length"])
-    found = CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
-    if found is None:
-        return Head(headers["ETag"], length, 0, length)
-    return Head(headers["ETag"], int(found[2]), int(found[1]) if found[1] else part.offset, length)
-
-
-def _check(reply: urllib3.BaseHTTPResponse) -> None:
-    """Raise what the reply's status says, unless it is one of success."""
-    if not 200 <= reply.status < 300:
-        raise _refusal(reply)
-
-
-def _refusal(reply: urllib3.BaseHTTPResponse) -> ServerError:
-    try:
-        data = reply.data
-    except HTTPError as error:
-        raise Broken(f"a reply with status {reply.status} broke off: {error}") from error
-    elsewhere = f"redirected to {reply.headers['Location']}: " if "Location" in reply.headers else ""
-    problem: Any = {"detail": elsewhere + data[:200].decode(errors="replace")}
-    with suppress(ValueError):
-        problem = json.loads(data)
-    return server_error(
-        reply.status,
-        problem if isinstance(problem, dict) else {},
-        request_id=reply.headers.get("X-Request-Id", ""),
-        retry_after=_seconds(reply.headers.get("Retry-After", "")),
-    )
-
-
-def _seconds(retry_after: str) -> float | None:
-    """Of a Retry-After, which is a number or a date."""
-    if retry_after.isdigit():
-        return float(retry_after)
-    try:
-        return max(0.0, parsedate_to_datetime(retry_after).timestamp() - time.time())
-    except ValueError:
-        return None
 
 
 def _path_of(name: str) -> str:
