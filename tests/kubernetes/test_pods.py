@@ -17,7 +17,8 @@ FIELDS = Settings.model_fields
 @pytest.mark.parametrize("overlay", SERVERS)
 def test_all_that_is_set_are_settings_and_the_server_takes_them(overlay: str, monkeypatch: pytest.MonkeyPatch) -> None:
     named = [variable["name"] for pod in pods(overlay) for variable in pod["containers"][0].get("env", [])]
-    assert {name.removeprefix("WEIGHTLOOM_").lower() for name in [*named, *settings(overlay)]} <= FIELDS.keys()
+    ours = [name for name in named if name != "POD_IP"]
+    assert {name.removeprefix("WEIGHTLOOM_").lower() for name in [*ours, *settings(overlay)]} <= FIELDS.keys()
     for name, value in settings(overlay).items():
         monkeypatch.setenv(name, value)
     assert Settings().shutdown_seconds == int(settings(overlay)["WEIGHTLOOM_SHUTDOWN_SECONDS"])
@@ -75,6 +76,17 @@ def test_only_a_shared_folder_takes_imported_factors() -> None:
     volumes = {v["name"]: v for v in deployment("everything")["template"]["spec"]["volumes"]}
     claim = one("everything", "PersistentVolumeClaim", volumes["data"]["persistentVolumeClaim"]["claimName"])
     assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
+
+
+def test_a_pods_own_address_is_known_before_it_is_used_and_has_the_servers_port(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (container,) = deployment("everything")["template"]["spec"]["containers"]
+    (value,) = [variable["value"] for variable in container["env"] if variable["name"] == "WEIGHTLOOM_DIRECT_URL"]
+    names = [variable["name"] for variable in container["env"]]
+    assert names.index("POD_IP") < names.index("WEIGHTLOOM_DIRECT_URL")
+    monkeypatch.setenv("WEIGHTLOOM_DIRECT_URL", value.replace("$(POD_IP)", "10.0.0.7"))
+    assert Settings().direct_url == f"http://10.0.0.7:{FIELDS['port'].default}"
 
 
 def test_images_are_of_this_version() -> None:
