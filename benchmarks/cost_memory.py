@@ -23,7 +23,7 @@ from weightloom.fabric import ModelSpec
 
 __all__ = ["print_memory"]
 
-FEW, MORE, MANY = 4, 12, 40  # readers that take nothing
+FEW, MORE, MANY = 8, 24, 48  # readers that take nothing
 MODELS, TENSORS, USED = 10_000, 8, 1000
 ROW_BYTES = 300  # of a model in SQLite besides its JSON: name twice, digest twice, counts, time
 MIB = 1 << 20

@@ -37,8 +37,12 @@ def print_plan(prices: Model) -> None:
         rate = CORES * BUSY / seconds
         sent = rate * REPLICAS * case.reply_bytes
         daily = rate * REPLICAS * DAY / VARIANTS
-        cells = f"{seconds * 1e3:.3g} | {rate:.3g} | {rate * REPLICAS:.3g} | {sent / 1e9:.3g} | {sent / PROXY:.0f}"
-        print(f"| {name} ({_size(case.reply_bytes)}) | {cells} | {daily:.3g} times a day |")
+        numbers = (seconds * 1e3, rate, rate * REPLICAS, sent / 1e9, sent / PROXY, daily)
+        print(f"| {name} ({_size(case.reply_bytes)}) |", " | ".join(map(_short, numbers)), "times a day |")
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.2g}"
 
 
 def _size(count: float) -> str:
