@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -21,7 +22,7 @@ import jsonschema
 import kubernetes_validate
 import yaml
 
-__all__ = ["OVERLAYS", "ROOT", "documents", "problem_of", "problems", "rendered_file", "sources"]
+__all__ = ["OVERLAYS", "ROOT", "documents", "has_kustomize", "problem_of", "problems", "rendered_file", "sources"]
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = ROOT / "deploy/kubernetes"
@@ -89,9 +90,19 @@ def _is_whole(path: Path) -> bool:
 def _drift(overlay: str) -> Iterator[str]:
     kept = rendered_file(overlay).read_text()
     if not kept.startswith(_heading()):
-        yield f"{overlay}: its sources have changed since it was rendered: make manifests (needs kubectl)"
-    elif shutil.which("kubectl") and kept != _render(overlay):
-        yield f"{overlay}: kubectl renders something else (is its kustomize 5.5 or newer?): make manifests"
+        yield f"{overlay}: its sources have changed since it was rendered: make manifests (needs kubectl, kustomize 5)"
+    elif has_kustomize() and documents(rendered_file(overlay)) != list(yaml.safe_load_all(_render(overlay))):
+        yield f"{overlay}: kubectl renders something else: make manifests"
+
+
+def has_kustomize() -> bool:
+    """Whether there is a kubectl with a kustomize that knows all that we use; Debian's own does not."""
+    if not shutil.which("kubectl"):
+        return False
+    command = ["kubectl", "version", "--client", "--output=json"]
+    told = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    major = re.search(r'"kustomizeVersion": "v(\d+)', told)  # which the older ones do not tell
+    return major is not None and int(major[1]) >= 5
 
 
 def _heading() -> str:
@@ -117,7 +128,7 @@ def main(arguments: list[str]) -> None:
             rendered_file(overlay).write_text(_render(overlay))
     if found := list(problems()):
         raise SystemExit("\n".join(found))
-    seen = "rendered anew by kubectl, too" if shutil.which("kubectl") else "without kubectl: not rendered anew"
+    seen = "rendered anew by kubectl, too" if has_kustomize() else "not rendered anew: there is no recent kubectl"
     sys.stdout.write(f"Kubernetes {' and '.join(VERSIONS)} would take the manifests, by their schemas ({seen})\n")
 
 
