@@ -1,0 +1,56 @@
+"""Kubernetes' manifests as they are rendered, by overlay."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "deploy/kubernetes"
+SERVERS = ["cpu", "gpu", "everything"]
+
+
+def _load_check() -> Any:
+    spec = importlib.util.spec_from_file_location("check", FOLDER / "check.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+check = _load_check()
+ALL: dict[str, list[dict[str, Any]]] = {
+    overlay: check.documents(check.rendered_file(overlay)) for overlay in check.OVERLAYS
+}
+
+
+def one(overlay: str, kind: str, name: str = "weightloom") -> dict[str, Any]:
+    """The one document of a kind whose name begins so."""
+    (found,) = [d for d in ALL[overlay] if d["kind"] == kind and d["metadata"]["name"].startswith(name)]
+    return found
+
+
+def deployment(overlay: str) -> dict[str, Any]:
+    """What the Deployment specifies."""
+    found: dict[str, Any] = one(overlay, "Deployment")["spec"]
+    return found
+
+
+def pods(overlay: str) -> list[dict[str, Any]]:
+    """What every pod specifies, the servers' first."""
+    admin = [d["spec"] for d in ALL[overlay] if d["kind"] == "Pod"]
+    return [deployment(overlay)["template"]["spec"], *admin]
+
+
+def settings(overlay: str) -> dict[str, str]:
+    """The environment from the ConfigMap."""
+    found: dict[str, str] = one(overlay, "ConfigMap", "weightloom-settings-")["data"]
+    return found
+
+
+def probes(overlay: str) -> dict[str, str]:
+    """The path of each probe of a server's pod."""
+    (container,) = deployment(overlay)["template"]["spec"]["containers"]
+    return {name: container[f"{name}Probe"]["httpGet"]["path"] for name in ("startup", "liveness", "readiness")}
