@@ -8,6 +8,7 @@ import pytest
 from weightloom_client import AsyncClient, Client
 from weightloom_client.protocol import Broken, Part, Wanted
 from weightloom_client.transports import Timeouts, Tls, transport_to
+from weightloom_client.transports.base import for_balancers
 from weightloom_client.transports.direct import AVOIDED_SECONDS, Direct, Redirects
 
 LOCATION = "/fabricate?model=m&rows=t%3D0%3A4"
@@ -84,4 +85,11 @@ def test_streams_over_grpc_are_told_apart_too() -> None:
         with pytest.raises(Broken):
             transport.open(Wanted.of("m", {}), Part(stream=stream))
     transport.close()
-    assert seen == [(("a", "b"),), (("a", "b"), ("x-weightloom-stream", "2"))]
+    own = ("a", "b"), ("x-weightloom-model", "m")
+    assert seen == [own, (*own, ("x-weightloom-stream", "2"))]
+
+
+def test_balancers_are_told_the_model_in_ascii() -> None:
+    assert for_balancers(Wanted.of("demo/größe 1", {}), Part()) == {"X-Weightloom-Model": "demo/gr%C3%B6%C3%9Fe%201"}
+    inline = {"name": "x", "seed": 1, "tensors": [{"name": "t", "shape": [2]}]}
+    assert for_balancers(Wanted.of(inline, {}), Part(stream=3)) == {"X-Weightloom-Stream": "3"}

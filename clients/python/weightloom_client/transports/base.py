@@ -6,13 +6,12 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
+from urllib.parse import quote
 
 from weightloom_client.factors import FactorBlob
 from weightloom_client.protocol import Head, Part, Wanted
 
-__all__ = ["STREAM", "Model", "Models", "Reply", "Timeouts", "Tls", "Transport"]
-
-STREAM = "X-Weightloom-Stream"  # header or metadata: a part's ``stream``, where it is not 0
+__all__ = ["Model", "Models", "Reply", "Timeouts", "Tls", "Transport", "for_balancers"]
 
 Model = dict[str, Any]
 
@@ -42,6 +41,14 @@ class Tls:
     def __post_init__(self) -> None:
         if (self.certificate is None) != (self.key is None):
             raise ValueError("expected certificate and key, both or neither")
+
+
+def for_balancers(wanted: Wanted, part: Part) -> dict[str, str]:
+    """Headers, or metadata, that a balancer may hash on: the model (in ASCII, as in a URL), and the number of the
+    stream where several share a file. Servers look at neither.
+    """
+    model = {"X-Weightloom-Model": quote(wanted.model)} if isinstance(wanted.model, str) else {}
+    return model | ({"X-Weightloom-Stream": str(part.stream)} if part.stream else {})
 
 
 class Reply(Protocol):

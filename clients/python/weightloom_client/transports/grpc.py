@@ -15,7 +15,7 @@ from weightloom_client.arrays import extra
 from weightloom_client.errors import ServerError, server_error
 from weightloom_client.factors import FactorBlob
 from weightloom_client.protocol import Broken, Head, Part, Wanted
-from weightloom_client.transports.base import STREAM, Model, Timeouts, Tls
+from weightloom_client.transports.base import Model, Timeouts, Tls, for_balancers
 
 grpc = extra("grpc", "a grpc:// URL", "grpc")
 
@@ -64,12 +64,12 @@ class GrpcTransport:
             else grpc.insecure_channel(parts.netloc, options)
         )
         self._stub = fabrication_pb2_grpc.FabricationServiceStub(self._channel)  # type: ignore[no-untyped-call]
-        self._metadata = tuple((name.lower(), value) for name, value in headers.items())
+        self._metadata = _metadata_of(headers)
 
     def open(self, wanted: Wanted, part: Part) -> GrpcReply:
         """Fabricate, up to its first chunk."""
-        stream = ((STREAM.lower(), str(part.stream)),) if part.stream else ()
-        call = self._stub.Fabricate(messages.fabricate_request(wanted, part), metadata=self._metadata + stream)
+        request, metadata = messages.fabricate_request(wanted, part), _metadata_of(for_balancers(wanted, part))
+        call = self._stub.Fabricate(request, metadata=self._metadata + metadata)
         return GrpcReply(call, part, self._timeouts.read)
 
     def create_model(self, spec: Mapping[str, Any]) -> Model:
@@ -165,6 +165,10 @@ class GrpcReply:
         self._call.cancel()
 
     close = cancel
+
+
+def _metadata_of(headers: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    return tuple((name.lower(), value) for name, value in headers.items())
 
 
 def _credentials(tls: Tls) -> Any:

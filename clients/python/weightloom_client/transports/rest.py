@@ -15,7 +15,7 @@ from urllib3.exceptions import ConnectTimeoutError, HTTPError, LocationValueErro
 from weightloom_client.errors import RequestRejected, ServerError, server_error
 from weightloom_client.factors import FactorBlob
 from weightloom_client.protocol import Broken, Part, Wanted
-from weightloom_client.transports.base import STREAM, Model, Timeouts, Tls
+from weightloom_client.transports.base import Model, Timeouts, Tls, for_balancers
 from weightloom_client.transports.direct import CONNECT_SECONDS, HEADER, Direct, Redirects
 from weightloom_client.transports.rest_reply import RestReply, check, data_of
 
@@ -40,9 +40,7 @@ class RestTransport:
     def open(self, wanted: Wanted, part: Part) -> RestReply:
         """POST /fabricate with a safetensors body; from where a server redirects to, if it comes from there."""
         path = f"/fabricate?{urlencode(wanted.options | _range_of(part), doseq=True)}"
-        headers = {"Content-Type": BYTES} | ({"If-Match": part.etag} if part.etag else {})
-        if part.stream:
-            headers[STREAM] = str(part.stream)
+        headers = {"Content-Type": BYTES} | ({"If-Match": part.etag} if part.etag else {}) | for_balancers(wanted, part)
         declined = headers | {HEADER: "no"}
         follows = self._redirects.are_followed
         reply = self._post(path, wanted.body, headers | {HEADER: "yes"} if follows else declined)
