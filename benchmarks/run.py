@@ -24,6 +24,7 @@ ALL = (
     "memory",
     "latency",
     "small_requests",
+    "materialize",
     "afternoon",
 )
 

@@ -26,9 +26,7 @@ def shown_progress() -> Iterator[Watch]:
         yield _lines(console(stderr=True))
         return
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[text]}"), TimeRemainingColumn())
-    with Progress(
-        *columns, console=target, transient=True
-    ) as bar:
+    with Progress(*columns, console=target, transient=True) as bar:
         task = bar.add_task("", total=None, text="")
         yield lambda tally: bar.update(task, completed=tally.done, total=tally.total, text=_text(tally))
 

@@ -104,9 +104,7 @@ def _stopping(numbers: list[int]) -> Iterator[threading.Event]:
 def _tell(job: Job, tally: Tally) -> None:
     out = console(stderr=True)
     rate = f"{tally.made / max(tally.seconds, 1e-9):,.0f} items/s"
-    out.print(
-        f"{escape(job.target)}: {tally.made:,} made ({tally.bytes:,} bytes, {rate}), {tally.kept:,} kept as they were"
-    )
+    out.print(f"{escape(job.target)}: {tally.made:,} made ({tally.bytes:,} bytes, {rate}), {tally.kept:,} kept")
     if tally.failed:
         out.print(f"[bold red]{tally.failed:,} failed[/]: {escape(str(job.failures))} says which and why")
     if tally.stopped:

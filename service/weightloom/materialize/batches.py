@@ -41,7 +41,7 @@ class Item:
 
 @dataclass(slots=True)
 class Batch:
-    """Items whose models are the same, mostly. specs: JSON of the specs by the items' keys. tries: deaths it has seen."""
+    """Items of one model, mostly. specs: JSON of the specs by the items' keys. tries: deaths of workers it has seen."""
 
     items: list[Item]
     specs: dict[str, bytes]

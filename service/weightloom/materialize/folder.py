@@ -6,6 +6,7 @@ import hashlib
 import os
 import secrets
 from contextlib import suppress
+from io import FileIO
 from pathlib import Path
 
 from weightloom.materialize.sink import wrong_bytes
@@ -24,6 +25,7 @@ class Folder:
     def __init__(self, root: Path) -> None:
         self.root, self.parts = root, root / STATE_FOLDER / PARTS
         self.parts.mkdir(parents=True, exist_ok=True)
+        self._prefix = f"{root}{os.sep}"
 
     def remove_parts(self) -> None:
         """For the run that has the target to itself."""
@@ -37,12 +39,16 @@ class Folder:
     def has(self, file: str, size: int) -> bool:
         """By its size."""
         with suppress(FileNotFoundError, NotADirectoryError):
-            return (self.root / file).stat().st_size == size
+            return os.stat(self.path(file)).st_size == size  # noqa: PTH116
         return False
+
+    def path(self, file: str) -> str:
+        """Where a file lies; as text, since pathlib takes longer than the system for each of thousands."""
+        return f"{self._prefix}{file}"
 
     def sha256(self, file: str) -> str | None:
         """Of the whole file."""
-        with suppress(FileNotFoundError, NotADirectoryError), (self.root / file).open("rb") as opened:
+        with suppress(FileNotFoundError, NotADirectoryError), FileIO(self.path(file)) as opened:
             return hashlib.file_digest(opened, "sha256").hexdigest()
         return None
 
@@ -51,9 +57,9 @@ class FolderPart:
     """See ``Part``. It is read back through the system's cache: what the disk itself does later is not seen."""
 
     def __init__(self, folder: Folder, file: str) -> None:
-        self._folder, self._file, self._size = folder, file, 0
-        self._path = folder.parts / secrets.token_hex(8)
-        self._opened = self._path.open("x+b", buffering=0)
+        self._folder, self._file, self._size, self._is_aside = folder, file, 0, True
+        self._path = folder.path(f"{STATE_FOLDER}/{PARTS}/{secrets.token_hex(8)}")
+        self._opened = FileIO(self._path, "x+")
 
     def write(self, data: memoryview) -> None:
         """All of it."""
@@ -70,17 +76,20 @@ class FolderPart:
         if self._folder.has(self._file, self._size) and self._folder.sha256(self._file) == sha256:
             return False
         self._opened.close()
-        self._rename(self._folder.root / self._file)
+        self._rename(self._folder.path(self._file))
+        self._is_aside = False
         return True
 
-    def _rename(self, target: Path) -> None:
+    def _rename(self, target: str) -> None:
         try:
-            os.replace(self._path, target)  # noqa: PTH105  (what Path.replace calls, some thousand times a second)
+            os.replace(self._path, target)  # noqa: PTH105
         except FileNotFoundError:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            self._path.replace(target)
+            Path(target).parent.mkdir(parents=True, exist_ok=True)
+            Path(self._path).replace(target)
 
     def discard(self) -> None:
         """See ``Part.discard``."""
         self._opened.close()
-        self._path.unlink(missing_ok=True)
+        if self._is_aside:
+            self._is_aside = False
+            Path(self._path).unlink(missing_ok=True)

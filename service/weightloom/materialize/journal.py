@@ -2,14 +2,16 @@
 
 A file is entered once it lies under its name, so a run that is killed at any moment leaves nothing to repair: what has
 no entry is made again, and found there already where it was finished after all. Files are not synced one by one, which
-takes longer than to make them; every few seconds the whole system is (``os.sync``), and entries from before are *sure*
-then. Those that were not sure when the machine stopped are looked at again. The file is locked as long as it is open.
+takes longer than to make them; every few seconds their whole file system is, and entries from before are *sure* then.
+Those that were not sure when the machine stopped are looked at again. The file is locked as long as it is open.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sqlite3
+import sys
 import threading
 import time
 from collections.abc import Iterable
@@ -42,6 +44,7 @@ class Journal:
     """Open it with ``open_for`` and close it."""
 
     def __init__(self, path: Path, target: str) -> None:
+        self._folder = path.parent
         self._db = sqlite3.connect(path, timeout=0)
         try:
             self._prepare(target)
@@ -55,7 +58,7 @@ class Journal:
     def open_for(cls, folder: Path, target: str) -> Journal:
         """The journal of ``target`` in ``folder``, made where it is missing.
 
-        Raises Unavailable where another run has it open or it cannot be used, InvalidInput where it is another target's.
+        Raises Unavailable where another run has it open, or it cannot be used, InvalidInput where it is another's.
         """
         path = folder / "journal.sqlite3"
         try:
@@ -119,7 +122,7 @@ class Journal:
     def _begin_sync(self) -> None:
         """What is recorded from now on belongs to the next sync."""
         self._sync += 1
-        self._syncing = threading.Thread(target=getattr(os, "sync", lambda: None))
+        self._syncing = threading.Thread(target=_sync, args=(self._folder,))
         self._syncing.start()
 
     def _end_sync(self) -> None:
@@ -142,3 +145,15 @@ def _boot_id() -> str:
     with suppress(OSError):
         return BOOT.read_text().strip()
     return ""
+
+
+def _sync(folder: Path) -> None:
+    """Have the file system of ``folder`` on disk; all file systems, where it cannot be had alone."""
+    if sys.platform == "linux":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            if ctypes.CDLL(None).syncfs(handle) == 0:
+                return
+        finally:
+            os.close(handle)
+    getattr(os, "sync", lambda: None)()  # Windows has none

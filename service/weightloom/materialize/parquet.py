@@ -26,12 +26,10 @@ W = "w."
 def parquet_rows(source: IO[bytes], default_model: str | None) -> Rows:
     """See ``open_table``."""
     try:
-        from pyarrow import ArrowException
-        from pyarrow import parquet
+        from pyarrow import ArrowException, parquet
     except ImportError as error:
-        raise Unavailable(
-            f"Parquet needs pyarrow: pip install 'weightloom[materialize]' ({error})", code="missing_extra"
-        ) from error
+        message = f"Parquet needs pyarrow: pip install 'weightloom[materialize]' ({error})"
+        raise Unavailable(message, code="missing_extra") from error
     try:
         table = parquet.ParquetFile(source)
     except ArrowException as error:
@@ -127,7 +125,7 @@ def _array(name: str, cell: Any) -> npt.NDArray[Any]:
     item = getattr(cell.type, "value_type", None)
     try:
         if item is not None and (types.is_floating(item) or types.is_integer(item)):
-            array = cell.values.to_numpy(zero_copy_only=False)
+            array: npt.NDArray[Any] = cell.values.to_numpy(zero_copy_only=False)
         else:
             array = np.array(cell.as_py())
     except ValueError as error:  # lists of different lengths

@@ -71,7 +71,7 @@ def materialize(
     """Make every file of the table that is not there yet; items that fail are counted and noted, and stop nothing.
 
     watch: called again and again with how far it is. stop: set it to have no more begun; the next run goes on.
-    Raises InvalidInput for the job itself, Unavailable where another run has the target or nothing can be made, OSError.
+    Raises InvalidInput for the job itself, Unavailable where another run has the target or none can work, OSError.
     """
     if job.is_folder and job.state:
         raise InvalidInput.at("state", str(job.state), f"none for a folder, which has its own in {STATE_FOLDER}/")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
-from weightloom.errors import Unavailable
+from weightloom.errors import InvalidInput, Unavailable
 
 __all__ = ["Part", "Sink", "open_sink", "wrong_bytes"]
 
@@ -52,10 +52,10 @@ def open_sink(target: str) -> Sink:
 
         return Remote(target)
     except ImportError as error:
-        message = (
-            f"{target} needs a package of fsspec: pip install 'weightloom[materialize]', and what it names ({error})"
-        )
+        message = f"{target} needs fsspec: pip install 'weightloom[materialize]', and what it names ({error})"
         raise Unavailable(message, code="missing_extra") from error
+    except ValueError as error:
+        raise InvalidInput.at("TARGET", target, f"a folder, or a URL that fsspec knows ({error})") from error
 
 
 def wrong_bytes(file: str, found: str | None, sha256: str) -> Unavailable:

@@ -65,11 +65,13 @@ def _opened(table: str) -> Any:
         return Path(table).open("rb")
     try:
         import fsspec
+
+        return fsspec.open(table, "rb")
     except ImportError as error:
-        raise Unavailable(
-            f"a URL needs fsspec: pip install 'weightloom[materialize]' ({error})", code="missing_extra"
-        ) from error
-    return fsspec.open(table, "rb")
+        message = f"{table} needs fsspec: pip install 'weightloom[materialize]', and what it names ({error})"
+        raise Unavailable(message, code="missing_extra") from error
+    except ValueError as error:
+        raise InvalidInput.at("TABLE", table, f"a file, or a URL that fsspec knows ({error})") from error
 
 
 def checked_file(file: object) -> str:
@@ -103,9 +105,7 @@ def _json_rows(source: IO[bytes], default_model: str | None) -> Iterator[Row | t
         try:
             if len(line) > MAX_LINE_BYTES:
                 _skip_line(source, line)
-                raise InvalidInput.at(
-                    "row", f"over {MAX_LINE_BYTES} bytes", "less in a line; Parquet has no such limit"
-                )
+                raise InvalidInput.at("row", f"over {MAX_LINE_BYTES} bytes", "less in a line; or Parquet")
             if not line.strip():
                 continue
             value = _object(line)

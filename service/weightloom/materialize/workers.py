@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
@@ -51,8 +51,8 @@ class _Worker:
 class Processes:
     """``count`` processes; one that dies is replaced."""
 
-    def __init__(self, count: int, options: MakerOptions) -> None:
-        self._count, self._options, self._stop = count, options, threading.Event()
+    def __init__(self, count: int, options: MakerOptions, maker: Callable[[MakerOptions], Maker] = Maker) -> None:
+        self._count, self._options, self._maker, self._stop = count, options, maker, threading.Event()
         self._context = multiprocessing.get_context("spawn")  # a fork would take along threads and locks
         self._workers: list[_Worker] = []
         self._again: deque[Batch] = deque()
@@ -81,7 +81,7 @@ class Processes:
 
     def _started(self) -> _Worker:
         ours, theirs = self._context.Pipe()
-        process = self._context.Process(target=_work, args=(theirs, self._options), daemon=True)
+        process = self._context.Process(target=_work, args=(theirs, self._options, self._maker), daemon=True)
         with _signals_blocked():
             process.start()
         theirs.close()
@@ -139,7 +139,7 @@ class Processes:
 
 @contextmanager
 def _signals_blocked() -> Iterator[None]:
-    """A process that is started in here inherits this: a terminal's Ctrl-C comes to all, and is the main one's to answer."""
+    """A process that is started in here inherits this: Ctrl-C comes to all, and is the main one's to answer."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
@@ -162,7 +162,7 @@ def _ending(code: int | None) -> str:
     return f"was ended by {signal.Signals(-code).name}{hint}"
 
 
-def _work(connection: Connection, options: MakerOptions) -> None:
+def _work(connection: Connection, options: MakerOptions, make: Callable[[MakerOptions], Maker]) -> None:
     """A worker process. It ends with the main one, whatever ends that."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
@@ -170,7 +170,7 @@ def _work(connection: Connection, options: MakerOptions) -> None:
     stopping = threading.Event()
     threading.Thread(target=_receive, args=(connection, waiting, stopping), daemon=True).start()
     try:
-        maker = Maker(options)
+        maker = make(options)
     except WeightloomError as error:
         connection.send(error)
         sys.exit(1)
