@@ -1,10 +1,10 @@
 """2,000 small variants as files: ``materialize`` with 1 and 2 processes and on Ray, against loops of single calls.
 
 A variant is a 64 x 64 matrix of r = 16 and a bias of 64, F32, 17 KB; each has w's of its own. Every case is a program
-that makes all of them in a fresh folder; it tells its items per second over all, from the start of Python on, and *under
-way*, from the first items that were there on. The loops are what one would write without ``materialize``:
-``Client.fabricate_to`` a file that nobody verifies or syncs, and ``Client.download``, which does both. Files go to memory
-where the system has a folder for that (/dev/shm): a disk that others use, too, would be all that is measured.
+that makes all of them in a fresh folder. It tells its items per second over all, from the start of Python on, and
+*under way*, from the first items that are there to the last. The loops are what one would write without
+``materialize``: ``Client.fabricate_to`` a file that nobody verifies or syncs, and ``Client.download``, which does both.
+Files go to memory where the system has a folder for that (/dev/shm), or a disk that others use would be measured.
 Ray listens on all interfaces, so it runs in a network namespace of its own; without one it is left out.
 """
 
@@ -67,14 +67,15 @@ from weightloom.materialize import Job, Models, materialize
 
 def main():
     table, target, spec, processes, ray = sys.argv[1:]
-    first = []
+    seen = []
     def watch(tally):
-        if tally.done and not first:
-            first.extend((time.perf_counter(), tally.done))
+        if tally.done and (not seen or tally.done > seen[-1][1]):
+            seen.append((time.perf_counter(), tally.done))
     models = Models([ModelSpec.parse(Path(spec).read_bytes())])
     tally = materialize(Job(table, target, models, int(processes), ray or None), watch)
     assert tally.made == tally.total, tally
-    print((tally.made - first[1]) / (time.perf_counter() - first[0]))
+    (began, first), (ended, last) = seen[0], seen[-1]
+    print((last - first) / (ended - began))
 
 if __name__ == "__main__":
     main()

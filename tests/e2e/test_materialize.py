@@ -143,6 +143,22 @@ def test_bad_rows_are_reported_and_the_others_are_made(server: Server, tmp_path:
     write_lines(path, [row(i) for i in range(1, 9)])
     assert "3 made" in run(path, tmp_path / "out", "--model", tmp_path / "spec.json")
     assert not (tmp_path / "out/.weightloom/failed.jsonl").exists()
+    write_lines(path, [row(1, w=w_of(100)), *(row(i) for i in range(2, 9))])
+    assert ": 1 made (" in (said := run(path, tmp_path / "out", "--model", tmp_path / "spec.json"))
+    assert "7 kept" in said
+
+
+def test_a_target_that_takes_nothing_any_more_ends_the_run(tmp_path: Path) -> None:
+    (tmp_path / "spec.json").write_text(json.dumps(SPEC))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/v").touch()  # where the folder of all files should be
+    path = write_lines(
+        tmp_path / "table.jsonl", [row(0, file="first"), *({**row(0), "file": f"v/{i}"} for i in range(2000))]
+    )
+    said = run(path, tmp_path / "out", "-m", tmp_path / "spec.json", exit_code=1)
+    assert "the target takes nothing any more" in said
+    assert "Not a directory" in said or "File exists" in said
+    assert (tmp_path / "out/first").exists()
 
 
 def test_models_come_from_a_server_or_a_registry(server: Server, tmp_path: Path) -> None:

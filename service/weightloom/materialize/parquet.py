@@ -18,7 +18,7 @@ from weightloom.requests import SPEC_METADATA, FabricateRequest, RequestOptions,
 
 __all__ = ["parquet_rows"]
 
-ROWS_AT_ONCE = 256
+ROWS_AT_ONCE = 64
 COLUMNS = ("file", "model", "dtype", "tensors", "rows", "w", "w_safetensors")
 W = "w."
 
@@ -43,17 +43,26 @@ def parquet_rows(source: IO[bytes], default_model: str | None) -> Rows:
 
 
 def _rows(table: Any, default_model: str | None) -> Iterator[Row | tuple[int, str, WeightloomError]]:
-    number = 0
-    for batch in table.iter_batches(batch_size=ROWS_AT_ONCE):
-        columns = dict(zip(batch.schema.names, batch.columns, strict=True))
-        for place in range(batch.num_rows):
-            number += 1
-            cells, file = {name: column[place] for name, column in columns.items()}, ""
-            try:
-                file = checked_file(cells["file"].as_py())
-                yield _row(number, file, cells, default_model)
-            except WeightloomError as error:
-                yield number, file, error
+    for number, cells in enumerate(_cells(table), 1):
+        file = ""
+        try:
+            file = checked_file(cells["file"].as_py())
+            yield _row(number, file, cells, default_model)
+        except WeightloomError as error:
+            yield number, file, error
+
+
+def _cells(table: Any) -> Iterator[dict[str, Any]]:
+    """The cells of each row by column. Raises MalformedBody where the file is damaged."""
+    from pyarrow import ArrowException
+
+    try:
+        for batch in table.iter_batches(batch_size=ROWS_AT_ONCE):
+            columns = dict(zip(batch.schema.names, batch.columns, strict=True))
+            for place in range(batch.num_rows):
+                yield {name: column[place] for name, column in columns.items()}
+    except (ArrowException, OSError) as error:
+        raise MalformedBody(f"the table cannot be read on: {error}") from error
 
 
 def _row(number: int, file: str, cells: Mapping[str, Any], default_model: str | None) -> Row:

@@ -16,13 +16,17 @@ __all__ = ["Failures", "Tally"]
 
 @dataclass
 class Tally:
-    """Items by what became of them; ``bytes`` of those that were made. total: rows, where that is known."""
+    """Items by what became of them; ``bytes`` of those that were made. total: rows, where that is known.
+
+    refused_in_a_row: items that the target did not take, since the last one that it took.
+    """
 
     total: int | None = None
     made: int = 0
     kept: int = 0
     failed: int = 0
     bytes: int = 0
+    refused_in_a_row: int = 0
     stopped: bool = False
     began: float = field(default_factory=time.monotonic)
 
@@ -42,6 +46,7 @@ class Tally:
             self.made += outcome.state == "made"
             self.kept += outcome.state == "kept"
             self.failed += outcome.state == "failed"
+            self.refused_in_a_row = self.refused_in_a_row + 1 if outcome.code == "target_unavailable" else 0
             self.bytes += outcome.size if outcome.state == "made" else 0
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from weightloom.engine.limits import available_cores
-from weightloom.errors import InvalidInput
+from weightloom.errors import InvalidInput, Unavailable
 from weightloom.materialize.batcher import MAX_ROWS, Batcher
 from weightloom.materialize.batches import Outcome
 from weightloom.materialize.folder import Folder
@@ -26,6 +26,7 @@ __all__ = ["Job", "materialize"]
 
 SHARES = 4  # batches for each worker at least, so that all of them end at about the same time
 MIN_ROWS = 16
+MAX_REFUSED = 1000  # items that cannot be written, one after the other: a full disk ends the run
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,10 @@ def materialize(
             failures.add(outcomes)
             tally.add(outcomes)
             watch(tally)
+            if tally.refused_in_a_row > MAX_REFUSED:
+                raise Unavailable(
+                    f"the target takes nothing any more: {outcomes[-1].detail}", code="target_unavailable"
+                )
 
         workers, count = _workers(job)
         most = MAX_ROWS if rows.total is None else max(MIN_ROWS, min(MAX_ROWS, rows.total // (SHARES * count)))

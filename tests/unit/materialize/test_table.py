@@ -150,6 +150,17 @@ def test_parquet_with_unknown_columns_or_none_at_all_is_refused(tmp_path: Path) 
         read(tmp_path / "t.parquet")
 
 
+def test_damage_in_the_middle_of_parquet_is_told(tmp_path: Path) -> None:
+    made = {"file": [f"{i}" for i in range(5000)], "w.a": np.random.default_rng(0).standard_normal((5000, 4)).tolist()}
+    parquet.write_table(pa.table(made), tmp_path / "t.parquet", row_group_size=1000)
+    data = bytearray((tmp_path / "t.parquet").read_bytes())
+    half = len(data) // 2
+    data[half : half + 20000] = b"x" * 20000
+    (tmp_path / "t.parquet").write_bytes(data)
+    with pytest.raises(MalformedBody, match="cannot be read on"):
+        read(tmp_path / "t.parquet", "demo")
+
+
 def test_a_table_may_lie_at_a_url(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "t.jsonl", [row(1), row(2)])
     with open_table(f"local://{path}", None) as rows:
