@@ -163,15 +163,17 @@ def test_a_target_that_takes_nothing_any_more_ends_the_run(tmp_path: Path) -> No
 
 def test_models_come_from_a_server_or_a_registry(server: Server, tmp_path: Path) -> None:
     server.post_json("/v1/models", SPEC)
-    path = write_lines(tmp_path / "table.jsonl", [row(1), row(2)])
+    path = write_lines(tmp_path / "table.jsonl", [row(1), row(2), row(3, model="nobody")])
     try:
-        run(path, tmp_path / "a", "--url", server.url)
+        assert "1 failed" in run(path, tmp_path / "a", "--url", server.url, exit_code=1)
     finally:
         server.request("DELETE", "/v1/models/demo")
     (tmp_path / "spec.json").write_text(json.dumps(SPEC))
     create = [sys.executable, "-m", "weightloom", "models", "create", "spec.json"]
     subprocess.run(create, check=True, cwd=tmp_path, capture_output=True)
-    run(path, tmp_path / "b", folder=tmp_path)
+    assert "1 failed" in run(path, tmp_path / "b", folder=tmp_path, exit_code=1)
+    for target in "ab":
+        assert '"code": "model_not_found"' in (tmp_path / target / ".weightloom/failed.jsonl").read_text()
     made = [(tmp_path / target / "v/2.safetensors").read_bytes() for target in "ab"]
     assert made[0] == made[1]
 

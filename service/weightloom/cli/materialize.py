@@ -7,18 +7,22 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.markup import escape
+from weightloom_client import Client, ModelNotFound
 
 from weightloom.cli import options
 from weightloom.cli.batch_progress import shown_progress
 from weightloom.cli.output import console
+from weightloom.errors import NotFound
 from weightloom.fabric import ModelSpec
 from weightloom.materialize import Job, Models, Tally
 from weightloom.materialize import materialize as run
+from weightloom.registry import Registry
 from weightloom.registry.blobs import FACTORS_FOLDER
 
 __all__ = ["materialize"]
@@ -64,22 +68,22 @@ def materialize(
 
 def _look_up(stack: ExitStack, url: str | None, data_dir: Path) -> Callable[[str], ModelSpec]:
     """What finds a model that no option gives: a server, or the local registry, opened when a row asks for it."""
-    opened: dict[str, Any] = {}
+
+    @cache
+    def client() -> Client:
+        return stack.enter_context(options.client_of(str(url)))
+
+    @cache
+    def registry() -> Registry:
+        return stack.enter_context(options.local_engine(data_dir)).registry
 
     def from_server(name: str) -> ModelSpec:
-        client = opened.setdefault("client", None) or stack.enter_context(options.client_of(str(url)))
-        opened["client"] = client
-        spec: ModelSpec = client.get_spec(name)
-        return spec
+        try:
+            return client().get_spec(name)
+        except ModelNotFound as error:
+            raise NotFound(str(error)) from error
 
-    def from_registry(name: str) -> ModelSpec:
-        if "engine" not in opened:
-            opened["engine"] = stack.enter_context(options.local_engine(data_dir))
-        registry = opened["engine"].registry
-        spec: ModelSpec = registry.load(registry.find(name))
-        return spec
-
-    return from_server if url else from_registry
+    return from_server if url else lambda name: registry().load(registry().find(name))
 
 
 @contextmanager

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import pickle
+import signal
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
@@ -44,13 +46,14 @@ class OnRay:
             message = f"--ray needs Ray: pip install 'weightloom[ray]' ({error})"
             raise Unavailable(message, code="missing_extra") from error
         is_ours = self._address == "local"
-        ray.init(
-            self._address,
-            num_cpus=self._actors if is_ours else None,
-            include_dashboard=False if is_ours else None,
-            logging_level=logging.WARNING,
-            log_to_driver=False,
-        )
+        with _handlers_kept():
+            ray.init(
+                self._address,
+                num_cpus=self._actors if is_ours else None,
+                include_dashboard=False if is_ours else None,
+                logging_level=logging.WARNING,
+                log_to_driver=False,
+            )
         try:
             while not stop.is_set() and (wave := list(islice(batches, WAVE_BATCHES))):
                 yield from self._wave(wave, stop)
@@ -87,6 +90,18 @@ class OnRay:
             num_cpus=1,
         )
         return iter(made.iter_rows())
+
+
+@contextmanager
+def _handlers_kept() -> Iterator[None]:
+    """Ray takes SIGTERM for itself, as it begins."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 class _Tries:
