@@ -17,7 +17,7 @@ import pytest
 from support.server import Server, is_running, wait_until
 from support.tables import SPEC, row, w_of, write_lines
 
-SLOW = {"name": "slow", "seed": 1, "tensors": [{"name": "a", "shape": [256, 128], "l": 4, "r": 32}]}
+SLOW = {"name": "slow", "seed": 1, "tensors": [{"name": "a", "shape": [128, 128], "l": 4, "r": 512}]}
 ITEMS = 600
 
 
