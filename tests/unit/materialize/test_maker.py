@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +22,22 @@ from weightloom.materialize import remote
 from weightloom.materialize.batches import Batch, Item, Known, Outcome
 from weightloom.materialize.folder import Folder, FolderPart
 from weightloom.materialize.maker import Maker, MakerOptions
+from weightloom.materialize.sink import open_sink
 from weightloom.registry.blobs import FactorBlobs
 
 SPECS = {"demo": MODEL.model_dump_json().encode()}
 
 
-@pytest.fixture(params=["folder", "local", "memory"])
+@pytest.fixture(params=["folder", "file", "local", "memory"])
 def target(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A folder, and the two file systems of fsspec that need no other machine."""
-    return {"folder": str(tmp_path / "out"), "local": f"local://{tmp_path}/out", "memory": f"memory://{tmp_path}"}[
-        request.param
-    ]
+    """A folder, also by its URL, and the two file systems of fsspec that need no other machine."""
+    folder = str(tmp_path / "out")
+    return {
+        "folder": folder,
+        "file": f"file://{folder}",
+        "local": f"local://{tmp_path}/out",
+        "memory": f"memory://{tmp_path}",
+    }[request.param]
 
 
 def item(number: int, known: Known | None = None, **fields: Any) -> Item:
@@ -193,3 +199,10 @@ def test_wrong_arithmetic_makes_nothing(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(module, "check_known_answer", wrong)
     with pytest.raises(Unavailable, match="wrong"):
         Maker(MakerOptions(str(tmp_path)))
+
+
+@pytest.mark.skipif(find_spec("s3fs") is not None, reason="s3fs is installed")
+def test_a_url_whose_package_is_missing_is_told() -> None:
+    with pytest.raises(Unavailable, match="s3://bucket/x needs fsspec.* s3fs") as told:
+        open_sink("s3://bucket/x")
+    assert told.value.code == "missing_extra"
