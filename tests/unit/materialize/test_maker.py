@@ -203,6 +203,6 @@ def test_wrong_arithmetic_makes_nothing(tmp_path: Path, monkeypatch: pytest.Monk
 
 @pytest.mark.skipif(find_spec("s3fs") is not None, reason="s3fs is installed")
 def test_a_url_whose_package_is_missing_is_told() -> None:
-    with pytest.raises(Unavailable, match="s3://bucket/x needs fsspec.* s3fs") as told:
+    with pytest.raises(Unavailable, match=r"s3://bucket/x needs fsspec.* s3fs") as told:
         open_sink("s3://bucket/x")
     assert told.value.code == "missing_extra"
