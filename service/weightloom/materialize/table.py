@@ -18,6 +18,7 @@ from weightloom.requests import FabricateRequest
 __all__ = ["MAX_LINE_BYTES", "STATE_FOLDER", "Row", "Rows", "checked_file", "open_table"]
 
 MAX_LINE_BYTES = 64 << 20
+PIECE_BYTES = 1 << 20
 MAX_FILE_BYTES = 1024  # of a file's name with its folders
 STATE_FOLDER = ".weightloom"
 SUFFIXES = (".jsonl", ".ndjson", ".parquet")
@@ -90,11 +91,15 @@ def checked_file(file: object) -> str:
 
 def _count_rows(source: IO[bytes]) -> int | None:
     """Lines that are not empty, where the file can cheaply be read twice: a gigabyte takes about a second."""
-    if not isinstance(source, BufferedReader):
+    if not isinstance(source, BufferedReader) or not source.seekable():
         return None
-    total = sum(1 for line in source if line.strip())
+    total, is_blank = 0, True
+    while piece := source.readline(PIECE_BYTES):
+        is_blank = is_blank and not piece.strip()
+        if piece.endswith(b"\n"):
+            total, is_blank = total + (not is_blank), True
     source.seek(0)
-    return total
+    return total + (not is_blank)
 
 
 def _json_rows(source: IO[bytes], default_model: str | None) -> Iterator[Row | tuple[int, str, WeightloomError]]:

@@ -49,6 +49,14 @@ def test_lines_are_read_one_by_one_and_bad_ones_are_told_with_their_numbers(tmp_
         assert opened.total == 7
 
 
+def test_rows_are_counted_without_holding_long_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(table, "PIECE_BYTES", 7)
+    for text, total in (("", 0), ("\n \n", 0), ("x" * 50, 1), ("x" * 50 + "\n\ny\n" + " " * 20 + "z", 3)):
+        (tmp_path / "t.jsonl").write_text(text)
+        with open_table(str(tmp_path / "t.jsonl"), None) as rows:
+            assert rows.total == total
+
+
 def test_a_line_that_is_too_long_is_one_bad_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(table, "MAX_LINE_BYTES", 1000)
     rows = read(write_lines(tmp_path / "t.jsonl", [row(1), row(2, dtype="x" * 5000), row(3)]))
