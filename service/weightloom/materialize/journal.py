@@ -14,8 +14,8 @@ import sqlite3
 import sys
 import threading
 import time
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from weightloom.errors import InvalidInput, Unavailable
@@ -44,7 +44,7 @@ class Journal:
     """Open it with ``open_for`` and close it."""
 
     def __init__(self, path: Path, target: str) -> None:
-        self._folder = path.parent
+        self._path = path
         self._db = sqlite3.connect(path, timeout=0)
         try:
             self._prepare(target)
@@ -61,15 +61,9 @@ class Journal:
         Raises Unavailable where another run has it open, or it cannot be used, InvalidInput where it is another's.
         """
         path = folder / "journal.sqlite3"
-        try:
+        with _told(path):
             folder.mkdir(parents=True, exist_ok=True)
             return cls(path, target)
-        except sqlite3.OperationalError as error:
-            if "locked" in str(error):
-                raise Unavailable(f"another run writes to {target}: {path} is locked", code="target_in_use") from error
-            raise Unavailable(f"{path}: {error}", code="target_unavailable") from error
-        except (sqlite3.DatabaseError, OSError) as error:
-            raise Unavailable(f"{path}: {error}", code="target_unavailable") from error
 
     def _prepare(self, target: str) -> None:
         self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
@@ -88,7 +82,8 @@ class Journal:
 
     def claim(self, file: str, row: int) -> Known | None:
         """What earlier runs have made under this name. Raises InvalidInput where this run has a row for it already."""
-        found = self._db.execute(CLAIM, (file, self._run, row)).fetchone()
+        with _told(self._path):
+            found = self._db.execute(CLAIM, (file, self._run, row)).fetchone()
         if found is None:
             (other,) = self._db.execute("SELECT row FROM files WHERE file = ?", (file,)).fetchone()
             raise InvalidInput.at("file", f"{file!r}, as row {other} has it", "another one for each row")
@@ -96,22 +91,24 @@ class Journal:
         return None if etag is None else Known(etag, size, sha256, sync != UNSURE)
 
     def record(self, outcomes: Iterable[Outcome]) -> None:
-        """Enter what is there now, and sync from time to time."""
-        self._db.executemany(
-            "UPDATE files SET etag = ?, size = ?, sha256 = ?, sync = ? WHERE file = ?",
-            [(o.etag, o.size, o.sha256, self._sync, o.file) for o in outcomes if o.state != "failed" and o.etag],
-        )
-        self._db.commit()
-        self._sync_at_times()
+        """Enter what is there now, and sync from time to time. Raises Unavailable."""
+        made = [(o.etag, o.size, o.sha256, self._sync, o.file) for o in outcomes if o.state != "failed"]
+        with _told(self._path):
+            self._db.executemany("UPDATE files SET etag = ?, size = ?, sha256 = ?, sync = ? WHERE file = ?", made)
+            self._db.commit()
+            self._sync_at_times()
 
     def close(self) -> None:
-        """Sync, and let go of it."""
-        self._db.commit()
-        if self._syncing is not None:
-            self._syncing.join()
-        self._begin_sync()
-        self._end_sync()
-        self._db.close()
+        """Sync, and let go of it. Raises Unavailable."""
+        try:
+            with _told(self._path):
+                self._db.commit()
+                if self._syncing is not None:
+                    self._syncing.join()
+                self._begin_sync()
+                self._end_sync()
+        finally:
+            self._db.close()
 
     def _sync_at_times(self) -> None:
         if self._syncing is not None and not self._syncing.is_alive():
@@ -122,7 +119,7 @@ class Journal:
     def _begin_sync(self) -> None:
         """What is recorded from now on belongs to the next sync."""
         self._sync += 1
-        self._syncing = threading.Thread(target=_sync, args=(self._folder,))
+        self._syncing = threading.Thread(target=_sync, args=(self._path.parent,))
         self._syncing.start()
 
     def _end_sync(self) -> None:
@@ -138,6 +135,17 @@ class Journal:
 
     def _set(self, key: str, value: str) -> None:
         self._db.execute("INSERT OR REPLACE INTO state VALUES (?, ?)", (key, value))
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """What SQLite and the system say, as our errors."""
+    try:
+        yield
+    except (sqlite3.Error, OSError) as error:
+        if "locked" in str(error):
+            raise Unavailable(f"another run has this target: {path} is locked", code="target_in_use") from error
+        raise Unavailable(f"{path}: {error}", code="target_unavailable") from error
 
 
 def _boot_id() -> str:

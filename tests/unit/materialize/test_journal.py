@@ -58,6 +58,15 @@ def test_what_is_no_journal_is_told(tmp_path: Path) -> None:
         Journal.open_for(tmp_path, ".")
 
 
+def test_a_full_disk_is_told(tmp_path: Path) -> None:
+    with opened(tmp_path) as journal:
+        journal._db.execute("PRAGMA max_page_count = 6")
+        names = (f"{number}" * 100 for number in range(10_000))
+        with pytest.raises(Unavailable, match="full") as told:
+            sum(journal.claim(name, 1) is None for name in names)
+        assert told.value.code == "target_unavailable"
+
+
 def killed(folder: Path, file: str) -> None:
     """A run that records a file and is gone before the next sync."""
     journal = Journal.open_for(folder, ".")
