@@ -25,6 +25,7 @@ ALL = (
     "memory",
     "latency",
     "small_requests",
+    "materialize",
     "afternoon",
 )
 

@@ -238,5 +238,8 @@ class Unavailable(WeightloomError):
         "key_needed": "Other machines could reach the server and there is no API key; it does not start.",
         "tls_unavailable": "The files of the settings for TLS cannot be used; the server does not start.",
         "port_unavailable": "The server cannot listen on its port; it does not start.",
+        "target_in_use": "Another run writes to the same target (`materialize` only).",
+        "target_unavailable": "A file cannot be written, or reads back with other bytes (`materialize` only).",
+        "worker_died": "A worker process ended, twice, while it made an item (`materialize` only).",
         "missing_extra": "A package is needed that is not installed (command line only).",
     }

@@ -24,6 +24,8 @@ from weightloom.engine import Engine, EngineLimits
 from weightloom.fabric import DType, VirtualFile, load_backend
 from weightloom.fabric import safetensors as format_
 from weightloom.fabric.device import Cpu
+from weightloom.materialize.batches import Batch, Item
+from weightloom.materialize.maker import Maker, MakerOptions
 from weightloom.registry import SqliteRegistry
 from weightloom.requests import FabricateRequest, request_to_safetensors
 from weightloom_client import AsyncClient, Bundle, Client
@@ -182,6 +184,17 @@ def by_command_line(*options: str) -> Callable[[Way], bytes]:
     return made
 
 
+def by_batch_work(way: Way) -> bytes:
+    """Together with files of other w's."""
+    rows: list[dict[str, object]] = [{"file": f"{i}", **way.body} for i in range(5)]
+    for i, row in enumerate(rows):
+        row["w"] = {way.known.tensor: (way.known.w * (i + 1)).tolist()}
+    items = [Item(i, f"{i}", json.dumps(row).encode(), None) for i, row in enumerate(rows)]
+    outcomes = Maker(MakerOptions(str(way.folder / "batch"))).make(Batch(items, {}))
+    assert {outcome.state for outcome in outcomes} == {"made"}
+    return (way.folder / "batch/0").read_bytes()
+
+
 WAYS: dict[str, Callable[[Way], bytes]] = {
     "fabric, numpy": by_fabric("numpy"),
     "fabric, numba": by_fabric("numba"),
@@ -206,6 +219,7 @@ WAYS: dict[str, Callable[[Way], bytes]] = {
     "client, arrays over gRPC": by_arrays("gRPC"),
     "client, local arrays": by_arrays("local, auto"),
     "client, asyncio": by_async_client,
+    "batch work": by_batch_work,
     "command line": by_command_line(),
     "command line, server": by_command_line("--url", "{url}"),
 }

@@ -61,6 +61,13 @@ def test_the_programs_of_the_clients_readme_work(server: Server, tmp_path: Path)
         assert server.request("DELETE", f"/v1/models/demo/{model}").status == 204
 
 
+def test_the_program_of_the_page_on_batch_work_works(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    (tmp_path / "program.py").write_text(*blocks("python", "docs/materialize.md"))  # workers import it
+    command = [sys.executable, "program.py"]
+    assert subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout == "3 0 0\n"
+
+
 DOCUMENTS = [
     "README.md",
     "ARCHITECTURE.md",

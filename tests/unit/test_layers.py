@@ -18,6 +18,7 @@ LAYERS = {
     "registry": {"errors", "fabric"},
     "requests": {"errors", "fabric"},
     "engine": {"errors", "fabric", "registry", "requests"},
+    "materialize": {"errors", "fabric", "registry", "requests", "engine"},  # beside the engine: its known answer only
     "telemetry": {"errors", "engine", "settings"},
     "settings": {"engine", "fabric", "registry", "ports"},
     "rest": {"errors", "http_status", "fabric", "registry", "requests", "engine", "settings", "telemetry"},
@@ -27,7 +28,7 @@ LAYERS = {
     "supervisor": {"settings"},
     "ports": set(),
     "health": set(),
-    "cli": {"errors", "fabric", "registry", "requests", "engine", "settings", "main"},
+    "cli": {"errors", "fabric", "registry", "requests", "engine", "materialize", "settings", "main"},
 }
 
 
@@ -61,6 +62,9 @@ HEAVY = {
     "grpc",
     "matplotlib",
     "pydantic_settings",
+    "ray",
+    "fsspec",
+    "pyarrow",
 }
 
 
@@ -73,7 +77,7 @@ BASE_INSTALL = """
 import sys
 from importlib.machinery import PathFinder
 HIDDEN = {"numba", "psycopg", "fastapi", "starlette", "uvicorn", "uvloop", "grpc", "pydantic_settings", "torch"}
-HIDDEN.add("matplotlib")
+HIDDEN |= {"matplotlib", "ray", "fsspec", "pyarrow"}
 
 class WithoutExtras(PathFinder):
     @classmethod

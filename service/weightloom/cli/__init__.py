@@ -1,4 +1,4 @@
-"""The command line: ``weightloom serve | models | keys | fabricate | verify | inspect``."""
+"""The command line: ``weightloom serve | models | keys | fabricate | materialize | verify | inspect``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rich.markup import escape
 from weightloom_client import WeightloomClientError
 
 from weightloom import __version__
-from weightloom.cli import fabricate, inspect, keys, models, serve, verify
+from weightloom.cli import fabricate, inspect, keys, materialize, models, serve, verify
 from weightloom.cli.output import console
 from weightloom.errors import WeightloomError
 
@@ -40,6 +40,7 @@ app.command("serve")(serve.serve_command())
 app.add_typer(models.app, name="models")
 app.add_typer(keys.app, name="keys")
 app.command("fabricate")(fabricate.fabricate)
+app.command("materialize")(materialize.materialize)
 app.command("verify")(verify.verify)
 app.command("inspect")(inspect.inspect)
 

@@ -27,7 +27,7 @@ from weightloom.fabric.spec import ModelName, ModelSpec, Seed, Tensors, violatio
 from weightloom.fabric.vectors import nearest_float32, needs_exact_text
 from weightloom.requests.request import FabricateRequest
 
-__all__ = ["INLINE_NAME", "ByModel", "FileOptions", "Inline", "invalid", "request_from_json"]
+__all__ = ["INLINE_NAME", "ByModel", "FileOptions", "Inline", "invalid", "request_from_json", "request_from_value"]
 
 W_TAGS = ("<vector>", "<batch>")
 INLINE_NAME = "inline"
@@ -102,6 +102,11 @@ def request_from_json(body: bytes) -> FabricateRequest:
         value = from_json(body)
     except ValueError as error:
         raise MalformedBody(f"the body is not JSON: {error}", code="malformed_json") from error
+    return request_from_value(value, body)
+
+
+def request_from_value(value: Any, text: bytes) -> FabricateRequest:
+    """The same of an object that is parsed already; ``text`` is what its ``w`` was parsed from. Raises InvalidInput."""
     if not isinstance(value, dict) or ("model" in value) == ("seed" in value):
         raise InvalidInput.at("body", _keys(value), "an object with either 'model', or 'seed' and 'tensors'")
     try:
@@ -109,7 +114,7 @@ def request_from_json(body: bytes) -> FabricateRequest:
     except ValidationError as error:
         raise invalid(error) from error
     options: dict[str, Any] = {
-        "w": _w_of(parsed, body),
+        "w": _w_of(parsed, text),
         "dtype": parse_dtype(parsed.dtype),
         "rows": parsed.rows,
         "offset": parsed.offset,
@@ -120,11 +125,11 @@ def request_from_json(body: bytes) -> FabricateRequest:
     return FabricateRequest(ModelSpec(name=parsed.name, seed=parsed.seed, tensors=parsed.tensors), **options)
 
 
-def _w_of(parsed: _WithW, body: bytes) -> dict[str, npt.NDArray[np.float64]]:
+def _w_of(parsed: _WithW, text: bytes) -> dict[str, npt.NDArray[np.float64]]:
     """The w's, as float64 that round to the right float32."""
     w = {name: _array(name, numbers) for name, numbers in parsed.w.items()}
     if any(needs_exact_text(array) for array in w.values()):
-        exact = json.loads(body, parse_float=nearest_float32, parse_int=_exact_int)["w"]
+        exact = json.loads(text, parse_float=nearest_float32, parse_int=_exact_int)["w"]
         w = {name: _array(name, numbers) for name, numbers in exact.items()}
     return w
 

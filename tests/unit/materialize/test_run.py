@@ -1,0 +1,55 @@
+"""One run, as a program calls it."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+from support.tables import MODEL, row, w_of, write_lines
+from weightloom.errors import InvalidInput
+from weightloom.materialize import Job, Models, materialize
+
+MODELS = Models([MODEL])
+
+
+def test_a_table_in_parquet_gives_the_files_of_one_in_json(tmp_path: Path) -> None:
+    numbers = range(40)
+    write_lines(tmp_path / "t.jsonl", (row(number) for number in numbers))
+    columns = {f"w.{name}": [w_of(number)[name] for number in numbers] for name in ("a", "b")}
+    made = {"file": [f"v/{number}.safetensors" for number in numbers]} | columns
+    parquet.write_table(pa.table(made), tmp_path / "t.parquet")
+    seen: list[int | None] = []
+    for table in ("t.jsonl", "t.parquet"):
+        job = Job(str(tmp_path / table), str(tmp_path / f"of-{table}"), MODELS, processes=1)
+        tally = materialize(job, lambda tally: seen.append(tally.total))
+        assert (tally.total, tally.made, tally.failed, tally.stopped) == (40, 40, 0, False)
+        assert tally.bytes == sum(path.stat().st_size for path in (tmp_path / f"of-{table}/v").iterdir())
+    assert set(seen) == {40}
+    for number in numbers:
+        one, other = (tmp_path / f"of-{table}/v/{number}.safetensors" for table in ("t.jsonl", "t.parquet"))
+        assert one.read_bytes() == other.read_bytes()
+
+
+def test_a_run_that_is_to_stop_before_it_begins_makes_nothing(tmp_path: Path) -> None:
+    write_lines(tmp_path / "t.jsonl", [row(1)])
+    stop = threading.Event()
+    stop.set()
+    tally = materialize(Job(str(tmp_path / "t.jsonl"), str(tmp_path / "out"), MODELS, processes=1), stop=stop)
+    assert (tally.done, tally.stopped) == (0, True)
+
+
+def test_parts_of_a_killed_run_are_removed(tmp_path: Path) -> None:
+    write_lines(tmp_path / "t.jsonl", [row(1)])
+    parts = tmp_path / "out/.weightloom/parts"
+    parts.mkdir(parents=True)
+    (parts / "left").write_bytes(b"x")
+    materialize(Job(str(tmp_path / "t.jsonl"), str(tmp_path / "out"), MODELS, processes=1))
+    assert list(parts.iterdir()) == []
+
+
+def test_a_folder_has_a_state_of_its_own(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="state"):
+        materialize(Job("t.jsonl", str(tmp_path), state=tmp_path))
