@@ -213,10 +213,14 @@ class Engine:
         is near. What does not work but is not needed to fabricate is returned: {"registry": "cannot be written: …"}.
         """
         self.lifecycle.check_ready()
-        check_known_answer(self.device)
+        self.check_device()
         self.registry.ping()
         problem = self.registry.write_problem()
         return self.device.problems() | ({"registry": problem} if problem else {})
+
+    def check_device(self) -> None:
+        """Raise Unavailable unless a known answer comes out right: what a restart may mend, and waiting does not."""
+        check_known_answer(self.device)
 
     def close(self) -> None:
         """Stop the workers, free the factors and let go of the registry."""
