@@ -24,6 +24,7 @@ LAYERS = {
     "tls": {"errors", "settings"},
     "rpc": {"errors", "fabric", "registry", "requests", "engine", "settings", "tls"},
     "process": {"engine", "rest", "settings"},
+    "ray": {"engine", "errors", "main", "rest", "rpc", "settings", "telemetry"},
     "supervisor": {"settings"},
     "ports": set(),
     "health": set(),
@@ -61,6 +62,7 @@ HEAVY = {
     "grpc",
     "matplotlib",
     "pydantic_settings",
+    "ray",
 }
 
 
@@ -73,7 +75,7 @@ BASE_INSTALL = """
 import sys
 from importlib.machinery import PathFinder
 HIDDEN = {"numba", "psycopg", "fastapi", "starlette", "uvicorn", "uvloop", "grpc", "pydantic_settings", "torch"}
-HIDDEN.add("matplotlib")
+HIDDEN |= {"matplotlib", "ray"}
 
 class WithoutExtras(PathFinder):
     @classmethod

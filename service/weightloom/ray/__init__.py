@@ -3,7 +3,18 @@
 Ray places, counts, balances and restarts; nothing here does. docs/ray.md says how to run it and what it needs.
 """
 
-from weightloom.ray.application import Arguments, app
-from weightloom.ray.rpc import add_grpc
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
 
 __all__ = ["Arguments", "add_grpc", "app"]
+
+PLACES = {"Arguments": "application", "app": "application", "add_grpc": "rpc"}
+
+
+def __getattr__(name: str) -> Any:
+    """What Ray looks for here; Ray itself is only imported then."""
+    if name not in PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{PLACES[name]}"), name)

