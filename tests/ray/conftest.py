@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from support.ray import is_inside
+from support.ray_serve import is_inside
 
 OUTSIDE = ["test_ray.py"]
 INSIDE = ["test_one_node.py", "test_contract.py", "test_keys.py", "test_cluster.py"]

@@ -6,7 +6,6 @@ import hashlib
 import socket
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -14,7 +13,7 @@ import pytest
 from grpc_health.v1.health_pb2 import HealthCheckRequest
 from grpc_health.v1.health_pb2_grpc import HealthStub
 from support.metrics import scrape, value, wait_for
-from support.ray import RayServer, environment_of, serving, short_folder
+from support.ray_serve import RayServer, environment_of, listening_ports, serving, short_folder
 from support.rpc import channel_to, failure_of, request_message, stub_of
 from support.streams import BareClient, bulk, local_hash
 from support.vectors import KNOWN_FILES, KNOWN_IDS, KnownFile
@@ -129,16 +128,9 @@ def running_streams(server: RayServer) -> float:
 
 def test_a_replica_speaks_http_as_our_own_server_does(server: RayServer) -> None:
     """Straight at its port: HAProxy would refuse such a head itself."""
-    with socket.create_connection(("127.0.0.1", replica_port())) as replica:
+    with socket.create_connection(("127.0.0.1", min(listening_ports(30000, 31000)))) as replica:
         replica.sendall(b"GET / HTTP/1.1\r\nx: " + b"x" * (1 << 17))
         replica.settimeout(30)
         head = replica.recv(1 << 16)
     assert head.startswith(b"HTTP/1.1 431 ")
     assert b"max_header_bytes" in head
-
-
-def replica_port() -> int:
-    """The first port from 30000 on, where Ray lets replicas listen, at which somebody does."""
-    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    listening = [int(row[1].rpartition(":")[2], 16) for row in rows if row[3] == "0A"]
-    return min(port for port in listening if 30000 <= port < 31000)

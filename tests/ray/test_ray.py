@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
-from support.ray import run_inside
+from support.ray_serve import run_inside
 
 
 @pytest.mark.timeout(600)

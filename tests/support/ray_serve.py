@@ -82,6 +82,13 @@ def pids_of(name: bytes) -> list[int]:
     return found
 
 
+def listening_ports(first: int, beyond: int) -> list[int]:
+    """TCP ports from ``first`` on at which somebody in this namespace listens; Ray's replicas do from 30000 on."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    ports = {int(row[1].rpartition(":")[2], 16) for row in rows if row[3] == "0A"}
+    return sorted(port for port in ports if first <= port < beyond)
+
+
 def environment_of(folder: Path, **settings: object) -> dict[str, str]:
     """deploy/ray/ray.env, the settings, and all of Ray's files in ``folder``."""
     lines = (ROOT / "deploy/ray/ray.env").read_text().splitlines()
