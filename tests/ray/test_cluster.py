@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from typing import Any
 
@@ -16,7 +17,7 @@ import urllib3
 from support.postgres import Cluster
 from support.ray_serve import ROOT, RayServer, environment_of, listening_ports, short_folder, wait_until_serving
 from support.server import wait_until
-from support.streams import bulk, local_hash
+from support.streams import BareClient, bulk, local_hash
 from support.vectors import KNOWN_FILES, KNOWN_IDS, KnownFile
 from weightloom_client import Client
 
@@ -53,6 +54,7 @@ def server(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         log, pipe = folder / "log", subprocess.PIPE
         command = [sys.executable, "-m", "support.ray_cluster", str(NODES)]
         environment = environment_of(folder, **settings)
+        environment["RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S"] = "2"
         environment["PYTHONPATH"] = os.pathsep.join([str(ROOT / "tests"), *sys.path])
         with (
             log.open("wb") as output,
@@ -152,3 +154,17 @@ def test_a_node_that_dies_under_load_costs_nobody_a_file(server: RayCluster) -> 
     )
     assert [stream.errors for stream in streams] == [[]] * STREAMS
     assert len(failed) <= len(requests), "no more than those that the dead replica had just taken"
+
+
+def test_replicas_that_are_to_end_finish_their_streams(server: RayCluster) -> None:
+    """The last test of the cluster."""
+    request, digest = bulk(8000, seed=9), hashlib.sha256()
+    with BareClient(server.url, request, receive_buffer=65536) as client, ThreadPoolExecutor(1) as pool:
+        parts = client.read()
+        digest.update(next(parts))
+        stopped = pool.submit(server.ask, "stop")
+        wait_until(lambda: server.request("GET", "/readyz").status != 200)
+        for data in parts:
+            digest.update(data)
+        assert stopped.result() == "stopped"
+    assert digest.hexdigest() == local_hash(request)

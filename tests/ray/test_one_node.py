@@ -13,7 +13,7 @@ import pytest
 from grpc_health.v1.health_pb2 import HealthCheckRequest
 from grpc_health.v1.health_pb2_grpc import HealthStub
 from support.metrics import scrape, value, wait_for
-from support.ray_serve import RayServer, environment_of, listening_ports, serving, short_folder
+from support.ray_serve import RayServer, listening_ports, one_node
 from support.rpc import channel_to, failure_of, request_message, stub_of
 from support.streams import BareClient, bulk, local_hash
 from support.vectors import KNOWN_FILES, KNOWN_IDS, KnownFile
@@ -27,11 +27,8 @@ ENDLESS = bulk(1 << 18)  # 256 GiB
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayServer]:
-    data_dir = tmp_path_factory.mktemp("ray") / "data"
-    with short_folder() as folder:
-        environment = environment_of(folder, data_dir=data_dir, insecure_no_auth=True, device="cpu")
-        with serving(environment, folder, data_dir) as running:
-            yield running
+    with one_node(tmp_path_factory.mktemp("ray") / "data", insecure_no_auth=True) as running:
+        yield running
 
 
 @pytest.fixture

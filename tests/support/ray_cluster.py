@@ -1,7 +1,7 @@
 """A process that is a Ray cluster of several nodes on one machine and serves weightloom; it obeys lines of its input.
 
 ``kill`` ends one node at once, as when its machine fails; ``add`` adds one. Each is answered by a line when as many
-replicas serve as there are nodes.
+replicas serve as there are nodes. ``stop`` ends all replicas as Ray does, and is answered when they have ended.
 """
 
 from __future__ import annotations
@@ -67,6 +67,9 @@ def main(nodes: int) -> None:
         elif line == "add\n":
             running.append(add_node(cluster))
             say(f"{wait_for_replicas(nodes):.1f}")
+        elif line == "stop\n":
+            serve.delete("weightloom")
+            say("stopped")
 
 
 def say(text: str) -> None:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -110,23 +110,24 @@ def short_folder() -> Iterator[Path]:
 
 
 @contextmanager
-def serving(environment: Mapping[str, str], folder: Path, data_dir: Path) -> Iterator[RayServer]:
+def one_node(data_dir: Path, **settings: object) -> Iterator[RayServer]:
     """``serve run deploy/ray/serve.yaml``, ready; stopped at the end."""
-    log = folder / "log"
     command = [str(Path(sys.executable).with_name("serve")), "run", str(ROOT / "deploy/ray/serve.yaml")]
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output, env=dict(environment), cwd=folder)
-    server = RayServer(process, "http://127.0.0.1:8000", "127.0.0.1:50051", data_dir, log)
-    try:
-        wait_until_serving(server)
-        yield server
-    finally:
-        process.terminate()
+    with short_folder() as folder:
+        log, environment = folder / "log", environment_of(folder, data_dir=data_dir, device="cpu", **settings)
+        with log.open("wb") as output:
+            process = subprocess.Popen(command, stdout=output, stderr=output, env=environment, cwd=folder)
+        server = RayServer(process, "http://127.0.0.1:8000", "127.0.0.1:50051", data_dir, log)
         try:
-            process.wait(90)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+            wait_until_serving(server)
+            yield server
+        finally:
+            process.terminate()
+            try:
+                process.wait(90)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
 
 def wait_until_serving(server: RayServer, seconds: int = 180) -> None:
