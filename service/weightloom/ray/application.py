@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ray import serve
 from ray.serve import Application
 from ray.serve.config import AutoscalingConfig
+from ray.serve.schema import LoggingConfig
 
 from weightloom.ray.replica import Weightloom
 from weightloom.ray.requirements import check_environment, check_registry, replica_settings
@@ -55,5 +56,8 @@ def app(args: Arguments) -> Application:
         graceful_shutdown_timeout_s=DEREGISTRATION_SECONDS + settings.shutdown_seconds + SPARE_SECONDS,
         health_check_period_s=HEALTH_CHECK_SECONDS,
         health_check_timeout_s=HEALTH_CHECK_TIMEOUT,
+        logging_config=LoggingConfig(
+            enable_access_log=False
+        ),  # the setting access_log has a better one, for both fronts
     ).bind()
     return bound
