@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from typing import Any
@@ -132,7 +133,20 @@ class Requests(threading.Thread):
             self.done += 1
 
 
-def test_a_node_that_dies_under_load_costs_nobody_a_file(server: RayCluster) -> None:
+def node_dies(server: RayCluster) -> str:
+    noticed = server.ask("kill")
+    return (
+        f"a node of {NODES} killed: noticed after {noticed} s, a new node's replica served {server.ask('add')} s later"
+    )
+
+
+def replica_dies(server: RayCluster) -> str:
+    os.kill(server.workers()[0], signal.SIGKILL)
+    return f"a replica of {NODES} killed: when that was noticed, another one served {server.ask('heal')} s later"
+
+
+@pytest.mark.parametrize("happens", [replica_dies, node_dies])
+def test_what_dies_under_load_costs_nobody_a_file(server: RayCluster, happens: Callable[[RayCluster], str]) -> None:
     enough = threading.Event()
     urls = [server.url, f"grpc://{server.grpc_target}"]
     streams = [Streams(urls[n % 2], bulk(6000, seed=n), enough) for n in range(STREAMS)]
@@ -140,20 +154,17 @@ def test_a_node_that_dies_under_load_costs_nobody_a_file(server: RayCluster) -> 
     for thread in (*streams, *requests):
         thread.start()
     wait_until(lambda: all(stream.done for stream in streams))
-    noticed = server.ask("kill")
+    told = happens(server)
     before = [stream.done for stream in streams]
     wait_until(lambda: all(stream.done > done + 1 for stream, done in zip(streams, before, strict=True)))
-    healed = server.ask("add")
     enough.set()
     for thread in (*streams, *requests):
         thread.join()
     done, failed = sum(each.done for each in requests), [error for each in requests for error in each.failed]
-    print(  # noqa: T201
-        f"\na node of {NODES} killed: noticed after {noticed} s, a new node's replica served after {healed} s; "
-        f"{sum(each.done for each in streams)} files whole, {len(failed)} of {done} small requests failed {failed[:3]}"
-    )
+    whole = sum(each.done for each in streams)
+    print(f"\n{told}; {whole} files whole, {len(failed)} of {done} small requests failed {failed}")  # noqa: T201
     assert [stream.errors for stream in streams] == [[]] * STREAMS
-    assert len(failed) <= len(requests), "no more than those that the dead replica had just taken"
+    assert len(failed) * 50 <= done, "those that the dead replica had taken, and the first ones that HAProxy sent there"
 
 
 def test_replicas_that_are_to_end_finish_their_streams(server: RayCluster) -> None:

@@ -1,7 +1,8 @@
 """A process that is a Ray cluster of several nodes on one machine and serves weightloom; it obeys lines of its input.
 
 ``kill`` ends one node at once, as when its machine fails; ``add`` adds one. Each is answered by a line when as many
-replicas serve as there are nodes. ``stop`` ends all replicas as Ray does, and is answered when they have ended.
+replicas serve as there are nodes. ``heal`` is so when that is so again after it was not. ``stop`` ends all replicas as
+Ray does, and is answered when they have ended.
 """
 
 from __future__ import annotations
@@ -38,20 +39,23 @@ def with_children(pid: int) -> list[int]:
     return [pid, *(below for child in children for below in with_children(int(child)))]
 
 
+def running() -> int:
+    """Replicas that run, as far as Ray knows."""
+    return serve.status().applications["weightloom"].deployments["Weightloom"].replica_states.get("RUNNING", 0)
+
+
 def wait_for_replicas(number: int) -> float:
     """Seconds until so many, and no more, run."""
     began = time.monotonic()
-    while True:
-        states = serve.status().applications["weightloom"].deployments["Weightloom"].replica_states
-        if states.get("RUNNING", 0) == number:
-            return time.monotonic() - began
+    while running() != number:
         time.sleep(0.05)
+    return time.monotonic() - began
 
 
 def main(nodes: int) -> None:
     """Serve until the input ends."""
     cluster = Cluster(initialize_head=False)
-    running = [add_node(cluster) for _ in range(nodes)]
+    alive = [add_node(cluster) for _ in range(nodes)]
     cluster.connect()
     serve.start(
         proxy_location="HeadOnly",
@@ -62,10 +66,14 @@ def main(nodes: int) -> None:
     say("serving")
     for line in sys.stdin:
         if line == "kill\n":
-            kill(cluster, running.pop())
+            kill(cluster, alive.pop())
             say(f"{wait_for_replicas(nodes - 1):.1f}")
         elif line == "add\n":
-            running.append(add_node(cluster))
+            alive.append(add_node(cluster))
+            say(f"{wait_for_replicas(nodes):.1f}")
+        elif line == "heal\n":
+            while running() == nodes:
+                time.sleep(0.05)
             say(f"{wait_for_replicas(nodes):.1f}")
         elif line == "stop\n":
             serve.delete("weightloom")
