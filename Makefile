@@ -10,7 +10,7 @@ help:
 	@echo "make serve    start the server on http://localhost:8000 (settings: docs/settings.md)"
 	@echo "make test     run the tests"
 	@echo "make compose-test  build the image and run docker-compose.yml for real (needs a Docker engine)"
-	@echo "make ray-test      all tests of Ray Serve: the contract, keys, a cluster that loses a node (root, or user namespaces)"
+	@echo "make ray-test      all tests of Ray Serve: the contract, keys, a cluster that loses a node"
 	@echo "make soak     hundreds of clients of all kinds for minutes (SOAK_SECONDS, SOAK_CLIENTS, SOAK_SEED)"
 	@echo "make fuzz     bad input for minutes (FUZZ_SECONDS for each front), new examples each time"
 	@echo "make check    ruff (lint and format) and mypy --strict"

@@ -185,6 +185,7 @@ if __name__ == "__main__":
     if os.environ.get(INSIDE) == "1":
         main()
     else:
-        command = NAMESPACE if os.geteuid() == 0 else [*NAMESPACE[:1], "--map-root-user", *NAMESPACE[1:]]
+        user = [] if os.geteuid() == 0 else ["--map-root-user"]
+        command = [NAMESPACE[0], *user, *NAMESPACE[1:]]
         inside = os.environ | {INSIDE: "1"}
         sys.exit(subprocess.run([*command, *LOOPBACK, sys.executable, *sys.argv], env=inside, check=False).returncode)

