@@ -123,6 +123,17 @@ def running_streams(server: RayServer) -> float:
     return value(scrape(server), "streams_running")
 
 
+def test_what_comes_by_rays_own_proxy_is_told_to_come_again(server: RayServer) -> None:
+    """It would take in the whole file however slow the reader."""
+    http, rpc = 8500, 9500  # Ray's fallback for HAProxy
+    with stub_of(f"127.0.0.1:{rpc}") as stub:
+        refused = failure_of(lambda: next(stub.Fabricate(request_message(ENDLESS), timeout=60)))
+    assert refused.status is grpc.StatusCode.UNAVAILABLE
+    assert "ask again in a moment" in refused.message
+    reply = server.http.request("GET", f"http://127.0.0.1:{http}/v1/models")
+    assert (reply.status, reply.json()["code"]) == (503, "not_straight")
+
+
 def test_a_replica_speaks_http_as_our_own_server_does(server: RayServer) -> None:
     """Straight at its port: HAProxy would refuse such a head itself."""
     with socket.create_connection(("127.0.0.1", min(listening_ports(30000, 31000)))) as replica:

@@ -13,7 +13,7 @@ from weightloom.rest import problems
 from weightloom.rest.transport import ABORT, HeadLimits, TileProtocol, tile_protocol
 from weightloom.settings import Settings
 
-__all__ = ["mounted", "use_tile_protocol"]
+__all__ = ["NOT_STRAIGHT", "mounted", "use_tile_protocol"]
 
 # Ray would else read each body ahead into memory, whole, lest it miss a client that goes away; we see that ourselves.
 WE_SEE_WHO_GOES = (b"x-request-disconnect-disabled", b"?1")

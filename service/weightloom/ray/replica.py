@@ -16,14 +16,14 @@ from weightloom.main import ready_engine
 from weightloom.ray import rpc
 from weightloom.ray.http import mounted, use_tile_protocol
 from weightloom.ray.requirements import check_environment, check_registry, replica_settings
-from weightloom.ray.rpc import Serialized
+from weightloom.ray.rpc import Received, Serialized
 from weightloom.rest import build_app
 from weightloom.rpc.service import FabricationService
 from weightloom.telemetry import configure
 
 __all__ = ["Weightloom"]
 
-Messages = AsyncIterator[bytes]
+Messages = AsyncIterator[Received]
 
 
 class Weightloom:

@@ -16,10 +16,11 @@ import grpc
 import grpc.aio
 from ray.serve.grpc_util import RayServegRPCContext
 
+from weightloom.ray.http import NOT_STRAIGHT
 from weightloom.ray.requirements import check_grpc_environment
 from weightloom.rpc.service import SERVICE
 
-__all__ = ["Serialized", "add_grpc", "stream", "unary"]
+__all__ = ["Received", "Serialized", "add_grpc", "stream", "unary"]
 
 UNARY = (
     "CreateModel",
@@ -32,6 +33,8 @@ UNARY = (
 )
 
 Method = Callable[[object, Any], Awaitable[bytes | None]]
+Received = tuple[object, bytes]
+HERE = object()  # a copy of it is another one: what comes with that was received by another process
 
 
 def add_grpc(servicer: Any, server: grpc.aio.Server) -> None:
@@ -40,10 +43,14 @@ def add_grpc(servicer: Any, server: grpc.aio.Server) -> None:
     Raises ValueError where HAProxy is not tuned for gRPC.
     """
     check_grpc_environment(os.environ)
-    handlers = {name: grpc.stream_unary_rpc_method_handler(getattr(servicer, name)) for name in UNARY}
-    handlers["Fabricate"] = grpc.stream_stream_rpc_method_handler(servicer.Fabricate)
+    handlers = {name: grpc.stream_unary_rpc_method_handler(getattr(servicer, name), _receive) for name in UNARY}
+    handlers["Fabricate"] = grpc.stream_stream_rpc_method_handler(servicer.Fabricate, _receive)
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
     server.add_registered_method_handlers(SERVICE, handlers)
+
+
+def _receive(data: bytes) -> Received:
+    return HERE, data
 
 
 class Serialized:
@@ -59,7 +66,7 @@ class Serialized:
         return self._data
 
 
-async def unary(method: Method, messages: AsyncIterator[bytes], context: RayServegRPCContext) -> Serialized:
+async def unary(method: Method, messages: AsyncIterator[Received], context: RayServegRPCContext) -> Serialized:
     """One call with one reply, which is nothing where the call has failed: the context has its status then."""
     reply = None
     with suppress(_EndedError):
@@ -68,7 +75,7 @@ async def unary(method: Method, messages: AsyncIterator[bytes], context: RayServ
 
 
 async def stream(
-    method: Method, messages: AsyncIterator[bytes], context: RayServegRPCContext
+    method: Method, messages: AsyncIterator[Received], context: RayServegRPCContext
 ) -> AsyncGenerator[Serialized, None]:
     """One call with a stream of replies, each made when the last one has been taken."""
     replies: asyncio.Queue[bytes | None] = asyncio.Queue()
@@ -93,6 +100,10 @@ class _EndedError(Exception):
     """The call has ended with a status other than OK."""
 
 
+class _NotStraightError(Exception):
+    """The same, where Ray tells a status only if the method raises."""
+
+
 class _Context:
     """As much of grpc.aio.ServicerContext as the calls use.
 
@@ -102,11 +113,12 @@ class _Context:
 
     def __init__(
         self,
-        messages: AsyncIterator[bytes],
+        messages: AsyncIterator[Received],
         context: RayServegRPCContext,
         replies: asyncio.Queue[bytes | None] | None = None,
     ) -> None:
         self._messages, self._context, self._replies = messages, context, replies
+        self._is_straight = True
 
     def invocation_metadata(self) -> Sequence[tuple[str, str]]:
         return self._context.invocation_metadata()
@@ -115,7 +127,12 @@ class _Context:
         return None
 
     async def read(self) -> bytes | object:
-        return await anext(self._messages, grpc.aio.EOF)
+        """Raises Unavailable for what Ray's Python proxy has brought, as ``http.mounted`` does."""
+        where, data = await anext(self._messages, (HERE, grpc.aio.EOF))
+        self._is_straight = where is HERE
+        if not self._is_straight:
+            raise NOT_STRAIGHT
+        return data
 
     async def write(self, chunk: bytes) -> None:
         """Returns when gRPC has room for the next one."""
@@ -131,4 +148,4 @@ class _Context:
         self._context.set_code(code)
         self._context.set_details(details)
         self._context.set_trailing_metadata(list(trailers))
-        raise _EndedError
+        raise _EndedError if self._is_straight else _NotStraightError(details)
