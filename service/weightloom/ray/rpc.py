@@ -126,9 +126,12 @@ class _Context:
     def time_remaining(self) -> None:
         return None
 
-    async def read(self) -> bytes | object:
+    async def read(self) -> Any:
         """Raises Unavailable for what Ray's Python proxy has brought, as ``http.mounted`` does."""
-        where, data = await anext(self._messages, (HERE, grpc.aio.EOF))
+        received = await anext(self._messages, None)
+        if received is None:
+            return grpc.aio.EOF
+        where, data = received
         self._is_straight = where is HERE
         if not self._is_straight:
             raise NOT_STRAIGHT
