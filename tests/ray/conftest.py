@@ -5,5 +5,5 @@ from __future__ import annotations
 from support.ray_serve import is_inside
 
 OUTSIDE = ["test_ray.py"]
-INSIDE = ["test_one_node.py", "test_contract.py", "test_keys.py", "test_cluster.py"]
+INSIDE = ["test_one_node.py", "test_contract.py", "test_keys.py", "test_faults.py", "test_cluster.py"]
 collect_ignore = OUTSIDE if is_inside() else INSIDE

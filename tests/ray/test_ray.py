@@ -15,6 +15,6 @@ def test_one_node() -> None:
 
 @pytest.mark.skipif(os.environ.get("RAY_TEST") != "long", reason="minutes; RAY_TEST=long (make ray-test) runs it")
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("file", ["test_contract.py", "test_keys.py", "test_cluster.py"])
+@pytest.mark.parametrize("file", ["test_contract.py", "test_keys.py", "test_faults.py", "test_cluster.py"])
 def test_long(file: str) -> None:
     run_inside(file)

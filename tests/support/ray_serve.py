@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -74,18 +74,16 @@ class RayServer(Server):
 
     def workers(self) -> list[int]:
         """Ids of the replicas' processes."""
-        return pids_of(b"ray::ServeReplica")
+        return pids_of(lambda command: command.startswith(b"ray::ServeReplica"))
 
 
-def pids_of(name: bytes) -> list[int]:
-    """Processes of this namespace whose command begins so."""
+def pids_of(is_one: Callable[[bytes], bool]) -> list[int]:
+    """Processes of this namespace whose command (its parts end with NUL) is one."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            if path.read_bytes().startswith(name):
+        with suppress(OSError):  # it has ended
+            if is_one(path.read_bytes()):
                 found.append(int(path.parent.name))
-        except OSError:  # it has ended
-            continue
     return found
 
 
