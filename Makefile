@@ -4,12 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help install serve test compose-test soak fuzz check check-proto bench docs proto manifests
+.PHONY: help install serve test compose-test ray-test soak fuzz check check-proto bench docs proto manifests
 
 help:
 	@echo "make serve    start the server on http://localhost:8000 (settings: docs/settings.md)"
 	@echo "make test     run the tests"
 	@echo "make compose-test  build the image and run docker-compose.yml for real (needs a Docker engine)"
+	@echo "make ray-test      all tests of Ray Serve: the contract, keys, a cluster that loses a node"
 	@echo "make soak     hundreds of clients of all kinds for minutes (SOAK_SECONDS, SOAK_CLIENTS, SOAK_SEED)"
 	@echo "make fuzz     bad input for minutes (FUZZ_SECONDS for each front), new examples each time"
 	@echo "make check    ruff (lint and format), mypy --strict, and the schemas of Kubernetes' manifests"
@@ -39,6 +40,9 @@ compose-test: $(STAMP)
 	@docker version >/dev/null 2>&1 && docker compose version >/dev/null 2>&1 || { echo "no Docker engine with compose \
 	answers: install one (https://docs.docker.com/engine/install), or set DOCKER_HOST to one"; exit 1; }
 	COMPOSE_TEST=1 $(BIN)/pytest tests/compose
+
+ray-test: $(STAMP)
+	RAY_TEST=long $(BIN)/pytest --capture=no tests/ray
 
 # The same as the short one in make test, but longer, with more clients, and on two workers as well.
 soak: export SOAK_SECONDS ?= 120

@@ -231,6 +231,7 @@ class Unavailable(WeightloomError):
     codes: ClassVar = {
         "registry_unavailable": "The registry cannot be read or written; the message says why.",
         "draining": "The server is stopping; running streams are finished, new ones belong on another replica.",
+        "not_straight": "On Ray Serve: HAProxy does not know the replica yet; ask again in a moment.",
         "wrong_bits": "The known answer does not come out right: this machine must not serve.",
         "gpu_unavailable": "The GPU that the setting `device` names cannot be used; the server does not start.",
         "gpu_out_of_memory": "A GPU has no memory left for the work, with nothing kept there that could be given up.",

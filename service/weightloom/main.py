@@ -7,8 +7,8 @@ import gc
 import logging
 import socket
 import sys
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 
 from weightloom.engine import Engine, Observer
 from weightloom.engine.known_answer import check_known_answer
@@ -23,7 +23,7 @@ from weightloom.supervisor import supervise
 from weightloom.telemetry import configure, observing
 from weightloom.tls import read_tls
 
-__all__ = ["build_engine", "run", "serve"]
+__all__ = ["build_engine", "ready_engine", "run", "serve"]
 
 log = logging.getLogger("weightloom")
 
@@ -84,6 +84,20 @@ def _reserve_shared_port(host: str, port: int) -> socket.socket:
 
 def run(settings: Settings, listener: socket.socket, on_ready: Callable[[], None], lifeline: int | None = None) -> None:
     """Serve in this process. The end of ``lifeline``, a pipe, means what SIGTERM does."""
+    with ready_engine(settings) as engine:
+        process = Process(engine, settings, [RpcFront(engine, settings, shared_port=True)], on_ready)
+        with asyncio.Runner(loop_factory=process.loop_factory) as runner:
+            exit_code = runner.run(process.serve(listener, lifeline))
+    if exit_code:
+        sys.exit(exit_code)
+
+
+@contextmanager
+def ready_engine(settings: Settings) -> Iterator[Engine]:
+    """The engine that the settings describe, with all that must be so before a front may serve; closed at the end.
+
+    Raises Unavailable where the registry cannot be opened, nobody could be let in, or the known answer comes out wrong.
+    """
     with observing(settings, ROUTING_CODES.values()) as observer, closing(build_engine(settings, observer)) as engine:
         engine.keys.check_start(settings.host)
         if not engine.keys.is_needed:
@@ -92,8 +106,4 @@ def run(settings: Settings, listener: socket.socket, on_ready: Callable[[], None
         check_known_answer(engine.device)
         log.info("the known answer is right; %d threads", settings.threads)
         gc.freeze()  # what is there now stays; the collector need not look at it again and again
-        process = Process(engine, settings, [RpcFront(engine, settings, shared_port=True)], on_ready)
-        with asyncio.Runner(loop_factory=process.loop_factory) as runner:
-            exit_code = runner.run(process.serve(listener, lifeline))
-    if exit_code:
-        sys.exit(exit_code)
+        yield engine

@@ -25,6 +25,7 @@ LAYERS = {
     "tls": {"errors", "settings"},
     "rpc": {"errors", "fabric", "registry", "requests", "engine", "settings", "tls"},
     "process": {"engine", "rest", "settings"},
+    "ray": {"engine", "errors", "main", "rest", "rpc", "settings", "telemetry"},
     "supervisor": {"settings"},
     "ports": set(),
     "health": set(),

@@ -90,7 +90,11 @@ BY_CODE = {"model_not_found": ModelNotFound, "model_conflict": ModelConflict}
 def server_error(
     status: int, problem: Mapping[str, Any], *, request_id: str = "", retry_after: float | None = None
 ) -> ServerError:
-    """The error of the class that says what to do next."""
-    kind: type[ServerError] = ServerBusy if status in BUSY else ServerFailed if status >= 500 else RequestRejected
+    """The error of the class that says what to do next.
+
+    A 500 without a code is no server's of ours: Ray's HAProxy says so where it should say 502 or 503.
+    """
+    is_busy = status in BUSY or (status == 500 and "code" not in problem)
+    kind: type[ServerError] = ServerBusy if is_busy else ServerFailed if status >= 500 else RequestRejected
     kind = BY_CODE.get(str(problem.get("code")), kind)
     return kind(status, problem, request_id=request_id, retry_after=retry_after)

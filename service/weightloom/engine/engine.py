@@ -216,7 +216,7 @@ class Engine:
         without_registry: one that cannot be read is no reason either; known models are served on.
         """
         self.lifecycle.check_ready()
-        check_known_answer(self.device)
+        self.check_device()
         problem = self._registry_problem(without_registry)
         return self.device.problems() | ({"registry": problem} if problem else {})
 
@@ -228,6 +228,10 @@ class Engine:
                 raise
             return str(error)
         return self.registry.write_problem()
+
+    def check_device(self) -> None:
+        """Raise Unavailable unless a known answer comes out right: what a restart may mend, and waiting does not."""
+        check_known_answer(self.device)
 
     def close(self) -> None:
         """Stop the workers, free the factors and let go of the registry."""

@@ -24,7 +24,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from weightloom.engine import Call
 from weightloom.rest import problems
 
-__all__ = ["HeadLimits", "TileProtocol", "cut_off", "tile_protocol"]
+__all__ = ["ABORT", "HeadLimits", "TileProtocol", "cut_off", "tile_protocol"]
 
 log = logging.getLogger(__name__)
 

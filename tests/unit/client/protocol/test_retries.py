@@ -71,6 +71,10 @@ def test_a_fault_is_not_asked_for_twice() -> None:
         tries.failed(fault, 1)
 
 
+def test_a_fault_of_what_is_between_is_asked_again() -> None:
+    assert isinstance(server_error(500, {"detail": "Internal Server Error"}), ServerBusy)
+
+
 def test_progress_makes_what_failed_before_forgotten() -> None:
     tries = Tries(RetryPolicy(tries=2), 1, Clock())
     for _ in range(10):
