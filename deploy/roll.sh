@@ -31,7 +31,8 @@ are_ready() { [ "$(ready)" -ge "$1" ]; }
 
 start_one() {
     before=$(containers) count=$(containers | wc -l)
-    docker compose up --detach --no-build --no-deps --no-recreate --scale "weightloom=$((count + 1))" weightloom
+    # Not with --no-deps, which makes other containers of it: the next `docker compose up` would replace them all.
+    docker compose up --detach --no-build --no-recreate --scale "weightloom=$((count + 1))" weightloom
     for container in $(containers); do
         case $before in *"$container"*) ;; *) new=$container ;; esac
     done
