@@ -86,6 +86,7 @@ def test_a_slow_reader_over_the_balancer_gets_all_of_a_replica_that_stops(replic
                 stopped = busy_replica(replicas)
                 docker("kill", "--signal", "TERM", stopped)
     assert digest.hexdigest() == local_hash(request)
+    assert docker("wait", str(stopped)).strip() == "0"
 
 
 def fabricated(replicas: Deployment, name: str) -> int:
