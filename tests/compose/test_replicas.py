@@ -50,6 +50,19 @@ def test_requests_without_a_model_go_to_all(replicas: Deployment) -> None:
     assert len({text.partition("-")[0] for text in ids}) == 2
 
 
+def test_json_that_is_longer_than_what_the_balancer_looks_into_passes_and_finds_its_replica(
+    replicas: Deployment,
+) -> None:
+    assert register(replicas.url, model("long")) in (200, 201)
+    (usual,) = set(who_answers(replicas, "long").values())
+    value = {"model": "long", "w": {"t": [W["t"]] * 50_000}, "rows": {"t": [0, 1]}}
+    body = json.dumps(value).encode()
+    assert len(body) > 1 << 20
+    headers = {"content-type": "application/json"}
+    reply = HTTP.request("POST", f"{replicas.url}/fabricate", body=body, headers=headers)
+    assert (reply.status, reply.headers["x-request-id"].partition("-")[0]) == (200, usual)
+
+
 def test_a_body_that_is_no_json_or_no_utf8_gets_the_servers_own_error(replicas: Deployment) -> None:
     for body in (b"{", b"\xff\xfe", b'{"model": 3}', b""):
         headers = {"content-type": "application/json"}
