@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import ExitStack
 
 import pytest
 from support.compose import Deployment, docker
-from support.replicas import W, model, register, who_answers
+from support.replicas import W, metric, model, register, who_answers
 from support.server import HTTP
+from support.streams import BareClient
 from support.vectors import KNOWN_FILES, KNOWN_IDS, KnownFile
 from weightloom_client import Client
 
@@ -43,6 +45,17 @@ def test_one_model_goes_to_one_replica_however_it_is_asked_for_and_models_spread
         assert register(replicas.url, model(name, number)) in (200, 201)
         (answering[name],) = {who for _ in range(3) for who in who_answers(replicas, name).values()}
     assert len(set(answering.values())) == 2
+
+
+def test_a_model_that_is_asked_for_more_than_one_replica_can_bear_goes_to_others_too(replicas: Deployment) -> None:
+    assert register(replicas.url, model("hot", side=4096)) in (200, 201)
+    with ExitStack() as stack:
+        for _ in range(8):
+            stack.enter_context(BareClient(replicas.url, {"model": "hot", "w": W}, receive_buffer=16384))
+        running = sorted(metric(container, "weightloom_streams_running") for container in replicas.containers())
+    assert sum(running) == 8
+    assert running[1] <= 6, "one and a half times the average"
+    assert running[1] > running[0], "its own replica has most"
 
 
 def test_requests_without_a_model_go_to_all(replicas: Deployment) -> None:
