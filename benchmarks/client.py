@@ -36,12 +36,13 @@ BUFFER = memoryview(MEMORY)
 
 @dataclass(frozen=True)
 class Request:
-    """What to send, and to which port of this machine."""
+    """What to send, and to which port; the host is this machine, or a container on it."""
 
     port: int
     path: str
     body: bytes = b""
     content_type: str = "application/json"
+    host: str = "127.0.0.1"
 
     @property
     def bytes(self) -> bytes:
@@ -70,7 +71,7 @@ def client_process() -> Iterator[Callable[..., Any]]:
 def download(request: Request) -> Download:
     """Receive a whole body and throw it away, as fast as the socket gives it."""
     began, began_cpu = time.perf_counter(), time.process_time()
-    with connect(request.port) as sock:
+    with connect(request) as sock:
         sock.sendall(request.bytes)
         size, body = _read_head(sock)
         received = len(body)
@@ -81,7 +82,7 @@ def download(request: Request) -> Download:
 
 def fetch(request: Request) -> bytes:
     """A whole body, kept."""
-    with connect(request.port) as sock:
+    with connect(request) as sock:
         sock.sendall(request.bytes)
         size, body = _read_head(sock)
         parts, received = [body], len(body)
@@ -94,7 +95,7 @@ def fetch(request: Request) -> bytes:
 def first_data(request: Request) -> float:
     """Seconds from connecting to the first byte of tensor data, which comes after the safetensors header."""
     began = time.perf_counter()
-    with connect(request.port) as sock:
+    with connect(request) as sock:
         sock.sendall(request.bytes)
         _, body = _read_head(sock)
         while len(body) < 8 or len(body) <= 8 + int.from_bytes(body[:8], "little"):
@@ -105,7 +106,7 @@ def first_data(request: Request) -> float:
 def read_slowly(request: Request, seconds: float, step: int = 1 << 20, pause: float = 0.1) -> int:
     """Read ``step`` bytes, sleep, and so on for ``seconds``; then hang up. Returns the bytes read."""
     end, received = time.perf_counter() + seconds, 0
-    with connect(request.port) as sock:
+    with connect(request) as sock:
         sock.sendall(request.bytes)
         while time.perf_counter() < end:
             received += sock.recv_into(BUFFER, step, socket.MSG_WAITALL)
@@ -113,9 +114,9 @@ def read_slowly(request: Request, seconds: float, step: int = 1 << 20, pause: fl
     return received
 
 
-def connect(port: int) -> socket.socket:
-    """A connection to a port of this machine."""
-    sock = socket.create_connection(("127.0.0.1", port))
+def connect(request: Request) -> socket.socket:
+    """A connection to where a request is to go."""
+    sock = socket.create_connection((request.host, request.port))
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return sock
 

@@ -22,10 +22,10 @@ def grpc_message(model: str, seed: int = 0) -> bytes:
     return pb.FabricateRequest(model=model, w={"x": pb.Vector(values=random_w(seed))}).SerializeToString()
 
 
-def grpc_download(port: int, message: bytes) -> Download:
+def grpc_download(port: int, message: bytes, host: str = "127.0.0.1") -> Download:
     """Receive a whole stream over a new channel, and throw it away."""
     began, began_cpu = time.perf_counter(), time.process_time()
-    with grpc.insecure_channel(f"127.0.0.1:{port}", [("grpc.max_receive_message_length", -1)]) as channel:
+    with grpc.insecure_channel(f"{host}:{port}", [("grpc.max_receive_message_length", -1)]) as channel:
         size = sum(map(len, channel.unary_stream(METHOD)(message)))  # without a deserializer, replies are bytes
     return Download(size, time.perf_counter() - began, time.process_time() - began_cpu)
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from client import MEMORY, Request, answer_size, connect, receive
 
-__all__ = ["Drained", "Load", "background_drain", "drain", "hammer", "round_trips"]
+__all__ = ["Drained", "Load", "background_drain", "drain", "hammer", "hammer_all", "round_trips"]
 
 HEADS = 4096  # bytes: more than the heads of HTTP and of the safetensors file take, so what comes after them is data
 
@@ -41,7 +41,13 @@ class Drained(NamedTuple):
 
 def hammer(request: Request, connections: int, seconds: float) -> Load:
     """Send the request over and over on ``connections`` kept alive, one at a time on each."""
-    with _asked([request] * connections) as (epoll, socks):
+    return hammer_all([request] * connections, seconds)
+
+
+def hammer_all(requests: Sequence[Request], seconds: float) -> Load:
+    """Send each request over and over on a connection of its own that is kept alive."""
+    with _asked(requests) as (epoll, socks):
+        asked = dict(zip(socks, requests, strict=True))
         began, began_cpu, answers = time.perf_counter(), time.process_time(), 0
         missing = dict.fromkeys(socks, 0)
         while (elapsed := time.perf_counter() - began) < seconds:
@@ -49,14 +55,14 @@ def hammer(request: Request, connections: int, seconds: float) -> Load:
                 _step(socks[number], number, missing)
                 if not missing[number]:
                     answers += 1
-                    socks[number].sendall(request.bytes)
+                    socks[number].sendall(asked[number].bytes)
         return Load(answers / elapsed, (time.process_time() - began_cpu) / elapsed)
 
 
 def round_trips(request: Request, count: int) -> list[float]:
     """Seconds from sending a request to the end of its answer, ``count`` times on one connection kept alive."""
     seconds, missing = [], {0: 0}
-    with connect(request.port) as sock:
+    with connect(request) as sock:
         for _ in range(count):
             began = time.perf_counter()
             sock.sendall(request.bytes)
@@ -136,7 +142,7 @@ class _Bodies:
 def _asked(requests: Sequence[Request]) -> Iterator[tuple[select.epoll, dict[int, socket.socket]]]:
     """A connection for each request, which is sent."""
     with ExitStack() as stack:
-        opened = [stack.enter_context(connect(request.port)) for request in requests]
+        opened = [stack.enter_context(connect(request)) for request in requests]
         epoll = stack.enter_context(select.epoll())
         for sock, request in zip(opened, requests, strict=True):
             epoll.register(sock, select.EPOLLIN)

@@ -139,6 +139,7 @@ def _config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
         app,
         http=tile_protocol(settings.stall_seconds, HeadLimits(settings.max_header_bytes, settings.header_seconds)),
         ws="none",
+        timeout_keep_alive=settings.keep_alive_seconds,
         log_level=settings.log_level,
         log_config=None,
         access_log=False,  # telemetry has one for both fronts

@@ -128,7 +128,14 @@ class Settings(BaseSettings):
         le=86400,
         allow_inf_nan=False,
         description="How long a REST request's line and headers may take to come, counted from the beginning of the "
-        "connection or the last reply; then 408.",
+        "connection, or from their first byte on one that was idle; then 408.",
+    )
+    keep_alive_seconds: int = Field(
+        5,
+        ge=1,
+        le=86400,
+        description="How long a REST connection may be idle behind a reply. Behind a proxy that keeps connections: "
+        "longer than it does, so that none is closed just when it is used again.",
     )
     cors_origins: str = Field(
         "",

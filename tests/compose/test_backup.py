@@ -9,14 +9,20 @@ from pathlib import Path
 
 import pytest
 from support.compose import ROOT, Deployment
-from support.server import HTTP
+from support.replicas import ready_servers
+from support.server import HTTP, wait_until
 
 pytestmark = pytest.mark.timeout(1200)
-SECTION = (ROOT / "docs/operations.md").read_text().partition("## In containers\n")[2].partition("\n## ")[0]
+DOCS = (ROOT / "docs/operations.md").read_text()
+
+
+def commands(title: str) -> list[str]:
+    """The blocks of bash in a section."""
+    return re.findall(r"```bash\n(.*?)```", DOCS.partition(f"# {title}\n")[2].partition("\n#")[0], re.DOTALL)
 
 
 def test_the_documented_backup_brings_models_back(running: Deployment, tmp_path: Path) -> None:
-    backup, restore = re.findall(r"```bash\n(.*?)```", SECTION, re.DOTALL)
+    backup, restore = commands("In containers")
     register(running, "in/backup")
     running.inside("mkdir -p /data/factors && echo blob >/data/factors/of-a-backup")
     shell(backup, running, tmp_path)
@@ -29,6 +35,21 @@ def test_the_documented_backup_brings_models_back(running: Deployment, tmp_path:
     register(running, "writable/again")
 
 
+def test_the_documented_backup_of_replicas_brings_models_back(replicas: Deployment, tmp_path: Path) -> None:
+    backup, restore = commands("Backup of the replicas")
+    register(replicas, "in/backup")
+    replicas.inside("mkdir -p /data/factors && echo blob >/data/factors/of-a-backup")
+    shell(backup, replicas, tmp_path)
+    register(replicas, "after/backup")
+    replicas.inside("rm /data/factors/of-a-backup")
+    shell(restore, replicas, tmp_path)
+    wait_until(lambda: ready_servers(replicas) == 2)
+    codes = [HTTP.request("GET", f"{replicas.url}/v1/models/{name}").status for name in ("in/backup", "after/backup")]
+    assert codes == [200, 404]
+    assert replicas.inside("cat /data/factors/of-a-backup && rm /data/factors/of-a-backup") == "blob\n"
+    register(replicas, "writable/again")
+
+
 def register(running: Deployment, name: str) -> None:
     body = json.dumps({"name": name, "seed": len(name), "tensors": [{"name": "t", "shape": [2]}]}).encode()
     url, headers = f"{running.url}/v1/models", {"content-type": "application/json"}
@@ -36,7 +57,7 @@ def register(running: Deployment, name: str) -> None:
 
 
 def shell(script: str, running: Deployment, folder: Path) -> None:
-    script = re.sub(r"\bbackup\.tar\b", str(folder / "backup.tar"), script)
+    script = re.sub(r"\b(backup\.tar|factors\.tar|registry\.dump)\b", rf"{folder}/\1", script)
     command = ["bash", "-euo", "pipefail", "-c", script]
     done = subprocess.run(command, cwd=ROOT, env=running.environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

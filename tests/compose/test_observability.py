@@ -1,4 +1,4 @@
-"""The dashboard and the alerts of the profile observability: Prometheus and Grafana themselves do not run here."""
+"""The dashboard and the alerts of the profile observability, checked without Prometheus and Grafana."""
 
 from __future__ import annotations
 

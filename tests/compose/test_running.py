@@ -111,7 +111,7 @@ def test_registered_models_survive(running: Deployment, how: str) -> None:
         running.compose("restart")
     else:
         running.compose("up", "--detach", "--no-build", "--force-recreate")
-    running.compose("up", "--detach", "--no-build", "--wait", "--wait-timeout", "120")
+    running.up()
     assert (running.inspect()["Id"] == before["Id"]) == (how == "restart")
     assert made_by(running.url, known, f"kept/{how}") == known.entry["sha256"]["F32"]
 

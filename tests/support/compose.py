@@ -1,6 +1,7 @@
 """The compose files, run by the Docker engine that the environment names (DOCKER_HOST, DOCKER_CONTEXT, or the default).
 
-BUILD_OPTIONS is what that engine's builds need besides, such as --network=host.
+BUILD_OPTIONS is what that engine's builds need besides, such as --network=host. HAPROXY_IMAGE, POSTGRES_IMAGE and
+PROMETHEUS_IMAGE are run where they are set; where not, images that stand in for the official ones are built.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ import os
 import shlex
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,10 @@ ROOT = Path(__file__).parents[2]
 IMAGE = "weightloom:compose-test"
 PROJECT = f"weightloom-test-{os.getpid()}"
 SERVICE = "weightloom"
+ALONE, REPLICAS = ("docker-compose.yml",), ("docker-compose.yml", "docker-compose.replicas.yml")
+NUMBERS = count()
+PATIENCE = 900  # seconds for one command: the first build fetches its packages
+STAND_INS = ROOT / "tests/compose/images"
 
 
 @dataclass
@@ -36,13 +42,21 @@ class Deployment:
         """``docker compose …``: what it prints."""
         return docker("compose", *arguments, environment=self.environment, check=check)
 
-    def inside(self, script: str) -> str:
-        """What a shell script prints that runs in the server's container, as the server's user."""
-        return self.compose("exec", "-T", SERVICE, "sh", "-c", script)
+    def up(self, *arguments: str) -> None:
+        """All services as the files want them, and healthy."""
+        self.compose("up", "--detach", "--no-build", "--wait", "--wait-timeout", "120", *arguments)
 
-    def inspect(self) -> dict[str, Any]:
-        """What the engine says about the server's container, be it running or not."""
-        container = self.compose("ps", "--all", "--quiet", SERVICE).strip()
+    def inside(self, script: str, service: str = SERVICE) -> str:
+        """What a shell script prints that runs in a service's container, as its user."""
+        return self.compose("exec", "-T", service, "sh", "-c", script)
+
+    def containers(self, service: str = SERVICE) -> list[str]:
+        """Ids of a service's containers, be they running or not."""
+        return self.compose("ps", "--all", "--quiet", service).split()
+
+    def inspect(self, service: str = SERVICE) -> dict[str, Any]:
+        """What the engine says about a service's only container, be it running or not."""
+        (container,) = self.containers(service)
         return dict(json.loads(docker("inspect", container))[0])
 
     def ready_code(self) -> int:
@@ -53,7 +67,7 @@ class Deployment:
 def docker(*arguments: str, environment: dict[str, str] | None = None, check: bool = True) -> str:
     """``docker …``: what it prints; an AssertionError with its own words where it fails."""
     done = subprocess.run(
-        ["docker", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+        ["docker", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=PATIENCE
     )
     assert done.returncode == 0 or not check, f"docker {shlex.join(arguments)}:\n{done.stdout}{done.stderr}"
     return done.stdout
@@ -61,27 +75,44 @@ def docker(*arguments: str, environment: dict[str, str] | None = None, check: bo
 
 def build_image() -> None:
     """The image, from this tree."""
-    docker("build", *shlex.split(os.environ.get("BUILD_OPTIONS", "")), "--tag", IMAGE, ".")
+    _build(IMAGE, ".")
+
+
+def image_of(name: str) -> str:
+    """What the environment names to be run as ``name``, or an image that stands in for the official one."""
+    named = os.environ.get(f"{name.upper()}_IMAGE")
+    if named is None:
+        named = f"weightloom-{name}:compose-test"
+        _build(named, str(STAND_INS / name))
+    return named
+
+
+def _build(tag: str, folder: str) -> None:
+    docker("build", *shlex.split(os.environ.get("BUILD_OPTIONS", "")), "--tag", tag, folder)
 
 
 @contextmanager
-def deployment(**variables: str) -> Iterator[Deployment]:
-    """The default profile from nothing, healthy, on free ports; gone with its volumes at the end.
+def deployment(files: Sequence[str] = ALONE, **variables: str) -> Iterator[Deployment]:
+    """What ``files`` say from nothing, healthy, on free ports; gone with its volumes at the end.
 
     The files' ``${variables}`` are these alone: a .env of whoever runs the test is not read.
     """
     rest, grpc = free_ports()
+    project = f"{PROJECT}-{next(NUMBERS)}"
     named = {"WEIGHTLOOM_IMAGE": IMAGE, "REST_PORT": str(rest), "GRPC_PORT": str(grpc), **variables}
-    own = {"COMPOSE_PROJECT_NAME": PROJECT, "COMPOSE_FILE": "docker-compose.yml", "COMPOSE_ENV_FILES": os.devnull}
+    own = {"COMPOSE_PROJECT_NAME": project, "COMPOSE_FILE": ":".join(files), "COMPOSE_ENV_FILES": os.devnull}
     running = Deployment(f"http://127.0.0.1:{rest}", f"127.0.0.1:{grpc}", os.environ | own | named)
     try:
-        running.compose("up", "--detach", "--no-build", "--wait", "--wait-timeout", "120")
+        running.up()
         yield running
     except BaseException:
         print(running.compose("logs", "--no-color", check=False))  # noqa: T201  # pytest shows it with the failure
         raise
     finally:
-        running.compose("down", "--volumes", "--timeout", "5")
+        running.compose("--profile", "*", "down", "--volumes", "--timeout", "5")
+    for kind in (["ps", "--all"], ["volume", "ls"], ["network", "ls"]):
+        left = docker(*kind, "--quiet", "--filter", f"label=com.docker.compose.project={project}")
+        assert left == "", "everything was taken down"
 
 
 def free_ports() -> tuple[int, int]:

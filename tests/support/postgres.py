@@ -54,6 +54,20 @@ class Cluster:
         """fast: connections are ended; immediate: as by a crash."""
         self._run("pg_ctl", "stop", "--wait", f"--mode={mode}")
 
+    def speak_tls(self, certificate: bytes, key: bytes) -> None:
+        """Take TLS from now on, and nothing else over TCP."""
+        for name, pem in (("server.crt", certificate), ("server.key", key)):
+            file = self._data / name
+            file.write_bytes(pem)
+            file.chmod(0o600)
+            if self._user:
+                os.chown(file, self._user.pw_uid, self._user.pw_gid)
+        with (self._data / "postgresql.conf").open("a") as config:
+            config.write("ssl = on\n")
+        (self._data / "pg_hba.conf").write_text("hostssl all all all scram-sha-256\n")
+        self.stop()
+        self.start()
+
     def kill(self) -> None:
         """kill -9 of every process of it."""
         parent = self._pid()

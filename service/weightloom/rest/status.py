@@ -33,6 +33,7 @@ LIMITS = (
     "max_factors_bytes",
     "max_header_bytes",
     "header_seconds",
+    "keep_alive_seconds",
     "max_output_bytes",
     "direct_bytes",
     "max_streams",

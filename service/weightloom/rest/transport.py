@@ -83,6 +83,8 @@ class TileProtocol(HttpToolsProtocol):
         if self._linger is not None:
             return
         self._outside += len(data)
+        if self.timeout_keep_alive_task is not None:
+            self._awaited_since = self.loop.time()  # the head that ends an idle time has its own from here on
         super().data_received(data)
         if self._outside > self.head.size and self._linger is None:
             self._refuse(431, self.head.too_large)
