@@ -78,6 +78,7 @@ def ray(folder: Path) -> Iterator[int]:
     environment = os.environ | dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
     own = {"DATA_DIR": folder / "ray", "INSECURE_NO_AUTH": 1, "DEVICE": "cpu"}
     environment |= {f"WEIGHTLOOM_{name}": str(value) for name, value in own.items()} | {"RAY_TMPDIR": str(folder)}
+    environment["RAY_AUTH_MODE"] = "disabled"  # otherwise Ray leaves a token in the user's home
     command = [Path(sys.executable).with_name("serve"), "run", ROOT / "deploy/ray/serve.yaml"]
     with (folder / "log").open("wb") as log, subprocess.Popen(command, env=environment, stdout=log, stderr=log) as run:
         wait_for(RAY_PORT)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.ray_serve import ROOT, RayServer, one_node
+from support.ray_serve import ROOT, TOKEN, RayServer, one_node
 from weightloom_client import Client, RequestRejected
 
 SPEC = {"name": "m", "seed": 1, "tensors": [{"name": "t", "shape": [40, 50], "l": 2}]}
@@ -56,7 +56,7 @@ def test_without_one_that_counts_nothing_does(url: str, key: str | None) -> None
 
 def test_an_application_that_lacks_a_setting_is_refused_and_told_why(tmp_path: Path, server: RayServer) -> None:
     """By another ``serve run``, which asks the cluster that runs."""
-    environment = os.environ | {"RAY_SERVE_ENABLE_HA_PROXY": "1", "WEIGHTLOOM_DATA_DIR": str(tmp_path)}
+    environment = os.environ | TOKEN | {"RAY_SERVE_ENABLE_HA_PROXY": "1", "WEIGHTLOOM_DATA_DIR": str(tmp_path)}
     command = [str(Path(sys.executable).with_name("serve")), "run", "weightloom.ray:app", "--address=auto"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=ROOT, timeout=120)
     assert done.returncode

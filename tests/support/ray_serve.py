@@ -30,6 +30,8 @@ with socket.socket() as any_socket:
 os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 """
 LOOPBACK = [sys.executable, "-c", UP]  # before the arguments of a Python that shall run there
+# As in production; without it Ray would leave a token in the home of whoever runs the tests.
+TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "f" * 64}
 HAPROXY_FILES = ("CONFIG_FILE_LOC", "SOCKET_PATH", "SERVER_STATE_FILE", "METRICS_SOCKET_PATH")
 
 
@@ -101,7 +103,8 @@ def environment_of(folder: Path, **settings: object) -> dict[str, str]:
     haproxy = {f"RAY_SERVE_HAPROXY_{name}": str(folder / name.lower()) for name in HAPROXY_FILES}
     haproxy["RAY_SERVE_HAPROXY_SERVER_STATE_BASE"] = str(folder)
     named = {f"WEIGHTLOOM_{name.upper()}": str(value) for name, value in settings.items()}
-    return os.environ | required | haproxy | named | {"RAY_TMPDIR": str(folder), "RAY_USAGE_STATS_ENABLED": "0"}
+    own = {"RAY_TMPDIR": str(folder), "RAY_USAGE_STATS_ENABLED": "0"}
+    return os.environ | required | haproxy | named | own | TOKEN
 
 
 @contextmanager
