@@ -13,6 +13,7 @@ the ratio to the plain process in the same round.
 from __future__ import annotations
 
 import os
+import shlex
 import statistics
 import subprocess
 import sys
@@ -74,8 +75,8 @@ class Case:
 @contextmanager
 def ray(folder: Path) -> Iterator[int]:
     """``serve run deploy/ray/serve.yaml``, ready: the id of the process whose children all of Ray's are."""
-    lines = (ROOT / "deploy/ray/ray.env").read_text().splitlines()
-    environment = os.environ | dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+    words = shlex.split((ROOT / "deploy/ray/ray.env").read_text(), comments=True)
+    environment = os.environ | dict(word.split("=", 1) for word in words)
     own = {"DATA_DIR": folder / "ray", "INSECURE_NO_AUTH": 1, "DEVICE": "cpu"}
     environment |= {f"WEIGHTLOOM_{name}": str(value) for name, value in own.items()} | {"RAY_TMPDIR": str(folder)}
     environment["RAY_AUTH_MODE"] = "disabled"  # otherwise Ray leaves a token in the user's home

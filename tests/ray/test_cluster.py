@@ -164,7 +164,7 @@ def test_what_dies_under_load_costs_nobody_a_file(server: RayCluster, happens: C
     whole = sum(each.done for each in streams)
     print(f"\n{told}; {whole} files whole, {len(failed)} of {done} small requests failed {failed}")  # noqa: T201
     assert [stream.errors for stream in streams] == [[]] * STREAMS
-    assert len(failed) * 50 <= done, "those that the dead replica had taken, and the first ones that HAProxy sent there"
+    assert not failed
 
 
 def test_replicas_that_are_to_end_finish_their_streams(server: RayCluster) -> None:

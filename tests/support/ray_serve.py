@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -96,15 +97,19 @@ def listening_ports(first: int, beyond: int) -> list[int]:
     return sorted(port for port in ports if first <= port < beyond)
 
 
+def ray_env() -> dict[str, str]:
+    """What deploy/ray/ray.env sets."""
+    words = shlex.split((ROOT / "deploy/ray/ray.env").read_text(), comments=True)
+    return dict(word.split("=", 1) for word in words)
+
+
 def environment_of(folder: Path, **settings: object) -> dict[str, str]:
     """deploy/ray/ray.env, the settings, and all of Ray's files in ``folder``."""
-    lines = (ROOT / "deploy/ray/ray.env").read_text().splitlines()
-    required = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
     haproxy = {f"RAY_SERVE_HAPROXY_{name}": str(folder / name.lower()) for name in HAPROXY_FILES}
     haproxy["RAY_SERVE_HAPROXY_SERVER_STATE_BASE"] = str(folder)
     named = {f"WEIGHTLOOM_{name.upper()}": str(value) for name, value in settings.items()}
     own = {"RAY_TMPDIR": str(folder), "RAY_USAGE_STATS_ENABLED": "0"}
-    return os.environ | required | haproxy | named | own | TOKEN
+    return os.environ | ray_env() | haproxy | named | own | TOKEN
 
 
 @contextmanager

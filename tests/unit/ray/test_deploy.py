@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from weightloom.ray.requirements import LEAST_FOR_GRPC, check_environment, check_grpc_environment
+from support.ray_serve import ray_env
+from weightloom.ray.requirements import check_environment, check_grpc_environment
 
 FOLDER = Path(__file__).parents[3] / "deploy/ray"
 
@@ -28,7 +29,7 @@ def test_kuberay_sets_on_every_node_what_is_needed() -> None:
     environment = found["ConfigMap"]["data"]
     check_environment(environment)
     check_grpc_environment(environment)
-    assert len(environment) == 2 + len(LEAST_FOR_GRPC)
+    assert environment == ray_env()
     cluster = found["RayService"]["spec"]["rayClusterConfig"]
     groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
     for group in groups:
