@@ -6,8 +6,9 @@ import json
 import subprocess
 
 import pytest
+from support.clients import KINDS
 from support.compose import IMAGE, ROOT, Deployment, docker
-from support.traffic import KINDS, traffic_to
+from support.traffic import traffic_to
 
 pytestmark = pytest.mark.timeout(1200)
 
