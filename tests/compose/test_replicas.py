@@ -58,6 +58,17 @@ def test_a_model_that_is_asked_for_more_than_one_replica_can_bear_goes_to_others
     assert running[1] > running[0], "its own replica has most"
 
 
+def test_streams_that_share_one_file_spread(replicas: Deployment) -> None:
+    assert register(replicas.url, model("striped")) in (200, 201)
+    body = json.dumps({"model": "striped", "w": W}).encode()
+    answering = set()
+    for stream in range(1, 17):
+        headers = {"content-type": "application/json", "x-weightloom-stream": str(stream)}
+        reply = HTTP.request("POST", f"{replicas.url}/fabricate", body=body, headers=headers)
+        answering.add(reply.headers["x-request-id"].partition("-")[0])
+    assert len(answering) == 2
+
+
 def test_requests_without_a_model_go_to_all(replicas: Deployment) -> None:
     ids = {HTTP.request("GET", f"{replicas.url}/v1/models").headers["x-request-id"] for _ in range(8)}
     assert len({text.partition("-")[0] for text in ids}) == 2
