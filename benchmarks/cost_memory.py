@@ -48,9 +48,9 @@ def _stalled(streams: int) -> float:
     body = json.dumps(one_tensor(4096, 4096, 2) | {"w": {"x": random_w().tolist()}}).encode()
     with weightloom({"RESIDENCY": "virtual"}) as server, ExitStack() as stack:
         idle = server.memory_mib()
+        request = Request(server.port, "/fabricate", body)
         for _ in range(streams):
-            sock = stack.enter_context(connect(server.port))
-            sock.sendall(Request(server.port, "/fabricate", body).bytes)
+            stack.enter_context(connect(request)).sendall(request.bytes)
         time.sleep(2)
         return server.memory_mib() - idle
 
@@ -71,7 +71,7 @@ def _spec(number: int) -> dict[str, Any]:
 @contextmanager
 def _asking(server: Server) -> Iterator[Any]:
     """A function that sends a request on one connection kept alive, and reads the answer."""
-    with connect(server.port) as sock:
+    with connect(Request(server.port, "/fabricate", b"")) as sock:
 
         def ask(path: str, body: bytes) -> None:
             sock.sendall(Request(server.port, path, body).bytes)

@@ -23,6 +23,7 @@ from support.postgres import running_cluster
 
 PROCESSES, SECONDS, LOOKS, MODELS, KEYS = 4, 10.0, 20_000, 2000, 2000
 LOOK = "SELECT version, changes FROM weightloom.state"
+LOOK_AT_KEYS = "SELECT count(*), max(created_at), count(revoked_at), max(revoked_at) FROM weightloom.api_keys"
 COUNT = "SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()"
 CONNECTIONS = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'weightloom'"
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -35,8 +36,9 @@ def main() -> None:
         print("\n| PostgreSQL | measured |\n|---|---|")
         _print_idle(url)
         with psycopg.connect(url, autocommit=True) as connection:
-            _print_looks(connection)
+            _print_look(connection, LOOK, LOOKS, "")
             _print_sizes(connection, url)
+            _print_look(connection, LOOK_AT_KEYS, KEYS, f"whether any of {KEYS} keys has changed, ")
 
 
 def _print_idle(url: str) -> None:
@@ -49,12 +51,12 @@ def _print_idle(url: str) -> None:
         print(f"| connections of an idle process | {_number(connection, CONNECTIONS) / PROCESSES:.2f} |")
 
 
-def _print_looks(connection: psycopg.Connection[tuple[object, ...]]) -> None:
+def _print_look(connection: psycopg.Connection[tuple[object, ...]], query: str, times: int, what: str) -> None:
     pid = connection.info.backend_pid
     cpu = _cpu_seconds(pid)
-    for _ in range(LOOKS):
-        connection.execute(LOOK, prepare=False)
-    print(f"| core-µs of a look in the database | {(_cpu_seconds(pid) - cpu) / LOOKS * 1e6:.0f} |")
+    for _ in range(times):
+        connection.execute(query, prepare=False)
+    print(f"| core-µs of a look {what}in the database | {(_cpu_seconds(pid) - cpu) / times * 1e6:.0f} |")
 
 
 def _print_sizes(connection: psycopg.Connection[tuple[object, ...]], url: str) -> None:

@@ -98,7 +98,7 @@ def per_normal(batch: int, capability: int) -> Counter[str]:
     more, fewer = (instructions(kernels._weave_few, {"R": r, "B": batch, "GROUPS": groups}, capability) for r in (5, 2))
     normals = (5 - 2) * 4 * groups // 128  # of a lane; a program has four warps
     more.subtract(fewer)
-    return Counter({name: count / normals for name, count in more.items() if count})  # type: ignore[misc]
+    return Counter({name: count / normals for name, count in more.items() if count})
 
 
 def table(capability: int) -> str:

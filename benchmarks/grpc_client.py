@@ -19,7 +19,7 @@ METHOD = "/weightloom.v1.FabricationService/Fabricate"
 
 def grpc_message(model: str, seed: int = 0) -> bytes:
     """A FabricateRequest for the whole of a registered model of ``one_tensor``; another seed is another w."""
-    return pb.FabricateRequest(model=model, w={"x": pb.Vector(values=random_w(seed))}).SerializeToString()
+    return bytes(pb.FabricateRequest(model=model, w={"x": pb.Vector(values=random_w(seed))}).SerializeToString())
 
 
 def grpc_download(port: int, message: bytes, host: str = "127.0.0.1") -> Download:

@@ -78,13 +78,13 @@ def drain(requests: Sequence[Request], control: Connection | None = None) -> Dra
 
     With ``control``: send True through it when all of them flow, and hang up when a word comes back.
     """
-    began, began_cpu, told = time.perf_counter(), time.process_time(), control is None
+    began, began_cpu, told = time.perf_counter(), time.process_time(), False
     with _asked(requests) as (epoll, socks):
         bodies = _Bodies(epoll, socks, began)
         if control is not None:
             epoll.register(control, select.EPOLLIN)
         while bodies.missing and bodies.receive():
-            if not told and len(bodies.first_data) == len(requests):
+            if control is not None and not told and len(bodies.first_data) == len(requests):
                 control.send(True)
                 told = True
         return bodies.drained(time.process_time() - began_cpu)
@@ -100,7 +100,13 @@ def background_drain(requests: Sequence[Request]) -> Iterator[Callable[[], Drain
     theirs.close()
     try:
         ours.recv()
-        yield lambda: (ours.send(True), ours.recv())[1]
+
+        def end() -> Drained:
+            ours.send(True)
+            drained: Drained = ours.recv()
+            return drained
+
+        yield end
     finally:
         process.kill()
         process.join()

@@ -23,6 +23,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,7 @@ def ray(folder: Path) -> Iterator[int]:
     own = {"DATA_DIR": folder / "ray", "INSECURE_NO_AUTH": 1, "DEVICE": "cpu"}
     environment |= {f"WEIGHTLOOM_{name}": str(value) for name, value in own.items()} | {"RAY_TMPDIR": str(folder)}
     environment["RAY_AUTH_MODE"] = "disabled"  # otherwise Ray leaves a token in the user's home
-    command = [Path(sys.executable).with_name("serve"), "run", ROOT / "deploy/ray/serve.yaml"]
+    command = [str(Path(sys.executable).with_name("serve")), "run", str(ROOT / "deploy/ray/serve.yaml")]
     with (folder / "log").open("wb") as log, subprocess.Popen(command, env=environment, stdout=log, stderr=log) as run:
         wait_for(RAY_PORT)
         yield run.pid
@@ -135,15 +136,15 @@ def measure(cases: Sequence[Case], call: Callable[..., Any]) -> list[dict[str, l
         return float(call(hammer, small[name], CALLS, SECONDS).per_second)
 
     def p50(name: str) -> float:
-        return statistics.median(call(round_trips, small[name], TRIPS)) * 1e3
+        return float(statistics.median(call(round_trips, small[name], TRIPS)) * 1e3)
 
     def speed(name: str) -> float:
         bodies = [call(download, large[name]) for _ in range(BODIES)]
-        return statistics.median(body.size / body.seconds for body in bodies) / 1e9
+        return float(statistics.median(body.size / body.seconds for body in bodies) / 1e9)
 
     found = []
     for what in (rate, p50, speed):
-        found.append(interleave({case.name: lambda name=case.name, f=what: f(name) for case in cases}, ROUNDS))
+        found.append(interleave({case.name: partial(what, case.name) for case in cases}, ROUNDS))
         note(f"{what.__name__}: done")
     return found
 
