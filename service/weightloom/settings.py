@@ -141,7 +141,7 @@ class Settings(BaseSettings):
     )
     cors_origins: str = Field(
         "",
-        pattern=r"^(\*|https?://[^/,\s]+(,https?://[^/,\s]+)*)?$",
+        pattern=r"^(\*|https?://[^/,\s?#@*A-Z]+(,https?://[^/,\s?#@*A-Z]+)*)?$",
         json_schema_extra={"default_text": "none"},
         description="Origins whose web pages may call the REST front (CORS): `https://a.example,https://b.example`, or "
         "`*` for all. API keys are asked for as ever.",
