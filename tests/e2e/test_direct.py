@@ -141,11 +141,12 @@ def test_an_address_that_cannot_be_reached_is_passed_by(lost: Server) -> None:
         (404, {}, b"no such page"),
         (200, {}, b"<html>"),
         (200, {"ETag": '"5f3e"'}, b"<html>"),
+        (200, {"ETag": '"5f3e"', "Content-Length": "many"}, b"<html>"),
         (307, {"Location": "http://127.0.0.1:1/"}, b"further"),
         (501, {}, b"Unsupported method ('POST')"),
         (503, {"Retry-After": "30"}, b"no healthy upstream"),
     ],
-    ids=["refuses", "another-service", "another-file", "second-hop", "no-post", "gateway"],
+    ids=["refuses", "another-service", "another-file", "no-length", "second-hop", "no-post", "gateway"],
 )
 def test_an_address_of_somebody_else_is_passed_by(
     tmp_path: Path, status: int, headers: dict[str, str], body: bytes
