@@ -5,10 +5,12 @@ docs/settings.md is generated from this file.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from weightloom.engine.factors import Residency
@@ -139,7 +141,7 @@ class Settings(BaseSettings):
     )
     cors_origins: str = Field(
         "",
-        pattern=r"^(\*|https?://[^/,\s]+(,https?://[^/,\s]+)*)?$",
+        pattern=r"^(\*|https?://[^/,\s?#@*A-Z]+(,https?://[^/,\s?#@*A-Z]+)*)?$",
         json_schema_extra={"default_text": "none"},
         description="Origins whose web pages may call the REST front (CORS): `https://a.example,https://b.example`, or "
         "`*` for all. API keys are asked for as ever.",
@@ -201,6 +203,16 @@ class Settings(BaseSettings):
         False,
         description="A span for each call, by OTLP over gRPC; needs the extra `otel`; obeys the `OTEL_…` variables.",
     )
+
+    @field_validator("direct_url")
+    @classmethod
+    def _direct_url_names_a_server(cls, url: str | None) -> str | None:
+        """Clients are sent there, and are not to be the first to notice. Raises ValueError."""
+        with suppress(ValueError):  # of half a bracket, and of a port that is no number from 0 to 65535
+            parts = urlsplit(url or "http://host")
+            if parts.hostname and parts.port != 0:
+                return url
+        raise ValueError("expected http(s)://HOST or http(s)://HOST:PORT, an IPv6 address in brackets")
 
     @model_validator(mode="after")
     def _tls_is_whole(self) -> Self:

@@ -50,7 +50,21 @@ def test_pages_of_others_may_not(allowing: Server) -> None:
     assert allowed(allowing.post_json("/fabricate", INLINE, origin="https://other.example").headers) is None
 
 
-@pytest.mark.parametrize("wrong", ["page.example", "https://a/", "https://a, https://b", "*,https://a", "null"])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "page.example",
+        "https://a/",
+        "https://a, https://b",
+        "*,https://a",
+        "null",
+        "https://*.example",
+        "https://Page.example",
+        "https://a@b",
+        "https://a?",
+    ],
+)
 def test_what_is_no_origin_is_refused_at_the_start(wrong: str) -> None:
+    """Nor would what no browser ever sends let anybody in."""
     with pytest.raises(ValidationError, match="cors_origins"):
         Settings(cors_origins=wrong)

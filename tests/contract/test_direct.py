@@ -157,7 +157,18 @@ def test_a_server_that_stops_sends_nobody_to_itself(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["wl-7.example", "ftp://wl-7.example", "http://wl-7.example/path", "http://a@b", "http://"]
+    "url",
+    [
+        "wl-7.example",
+        "ftp://wl-7.example",
+        "http://wl-7.example/path",
+        "http://a@b",
+        "http://",
+        "http://:8000",
+        "http://fd00::7:8000",
+        "http://[fd00::7:8000",
+        "http://wl-7.example:80000",
+    ],
 )
 def test_an_address_is_a_scheme_a_host_and_a_port(url: str) -> None:
     with pytest.raises(ValidationError, match="direct_url"):

@@ -137,8 +137,16 @@ def test_an_address_that_cannot_be_reached_is_passed_by(lost: Server) -> None:
 
 @pytest.mark.parametrize(
     ("status", "headers", "body"),
-    [(404, {}, b"no such page"), (200, {}, b"<html>"), (307, {"Location": "http://127.0.0.1:1/"}, b"further")],
-    ids=["refuses", "another-service", "second-hop"],
+    [
+        (404, {}, b"no such page"),
+        (200, {}, b"<html>"),
+        (200, {"ETag": '"5f3e"'}, b"<html>"),
+        (200, {"ETag": '"5f3e"', "Content-Length": "many"}, b"<html>"),
+        (307, {"Location": "http://127.0.0.1:1/"}, b"further"),
+        (501, {}, b"Unsupported method ('POST')"),
+        (503, {"Retry-After": "30"}, b"no healthy upstream"),
+    ],
+    ids=["refuses", "another-service", "another-file", "no-length", "second-hop", "no-post", "gateway"],
 )
 def test_an_address_of_somebody_else_is_passed_by(
     tmp_path: Path, status: int, headers: dict[str, str], body: bytes
@@ -146,6 +154,15 @@ def test_an_address_of_somebody_else_is_passed_by(
     with (
         other_server(status, headers, body) as other,
         running_server(tmp_path / "data", direct_url=other, direct_bytes=1_000_000) as server,
+        Client(server.url, retries=RetryPolicy(tries=1)) as client,
+    ):
+        assert hash_by(client) == local_hash(LARGE)
+
+
+def test_a_name_that_no_host_can_have_is_passed_by(tmp_path: Path) -> None:
+    """The setting is checked for its form, no more."""
+    with (
+        running_server(tmp_path / "data", direct_url="http://wl..example:8000", direct_bytes=1_000_000) as server,
         Client(server.url, retries=RetryPolicy(tries=1)) as client,
     ):
         assert hash_by(client) == local_hash(LARGE)

@@ -11,6 +11,16 @@ from urllib.parse import urlsplit
 from support.server import running_server
 
 HEAD = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+BODY = b"x" * 100_000
+REFUSED = b"POST /nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(BODY)
+
+
+def status_of_reply(connection: socket.socket) -> int:
+    """All of the reply is read: its body may come behind its head."""
+    reply = http.client.HTTPResponse(connection)
+    reply.begin()
+    reply.read()
+    return reply.status
 
 
 def test_an_idle_connection_ends_after_keep_alive_seconds(tmp_path: Path) -> None:
@@ -28,9 +38,34 @@ def test_a_connection_may_be_idle_for_longer_than_a_head_may_take(tmp_path: Path
         host, port = urlsplit(server.url).netloc.split(":")
         with socket.create_connection((host, int(port)), 30) as connection:
             connection.sendall(HEAD)
-            assert connection.recv(4096).startswith(b"HTTP/1.1 200")
+            assert status_of_reply(connection) == 200
             time.sleep(5)
             connection.sendall(HEAD[:9])
             time.sleep(2)
             connection.sendall(HEAD[9:])
-            assert connection.recv(4096).startswith(b"HTTP/1.1 200")
+            assert status_of_reply(connection) == 200
+
+
+def test_a_body_that_comes_behind_its_reply_takes_nothing_off_the_idle_time(tmp_path: Path) -> None:
+    """It is known to be too long before it has come."""
+    with running_server(tmp_path / "data", keep_alive_seconds=60, header_seconds=1) as server:
+        host, port = urlsplit(server.url).netloc.split(":")
+        with socket.create_connection((host, int(port)), 30) as connection:
+            connection.sendall(REFUSED)
+            assert status_of_reply(connection) == 413
+            connection.sendall(BODY)
+            time.sleep(3)
+            connection.sendall(HEAD)
+            assert status_of_reply(connection) == 200
+
+
+def test_a_head_that_comes_with_the_end_of_such_a_body_has_its_own_time(tmp_path: Path) -> None:
+    with running_server(tmp_path / "data", keep_alive_seconds=1, header_seconds=60) as server:
+        host, port = urlsplit(server.url).netloc.split(":")
+        with socket.create_connection((host, int(port)), 30) as connection:
+            connection.sendall(REFUSED)
+            assert status_of_reply(connection) == 413
+            connection.sendall(BODY + HEAD[:9])
+            time.sleep(3)
+            connection.sendall(HEAD[9:])
+            assert status_of_reply(connection) == 200

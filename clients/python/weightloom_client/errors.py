@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from typing import Any
 
 __all__ = [
+    "NO_CODE",
     "ModelConflict",
     "ModelNotFound",
     "RequestRejected",
@@ -30,6 +31,8 @@ __all__ = [
     "WrongBits",
     "server_error",
 ]
+
+NO_CODE = "unknown"  # where what answers is no server of ours
 
 
 class WeightloomClientError(Exception):
@@ -47,7 +50,7 @@ class ServerError(WeightloomClientError):
         self, status: int, problem: Mapping[str, Any], *, request_id: str = "", retry_after: float | None = None
     ) -> None:
         self.status, self.retry_after = status, retry_after
-        self.code = str(problem.get("code", "unknown"))
+        self.code = str(problem.get("code", NO_CODE))
         self.detail = str(problem.get("detail", ""))
         self.errors: list[dict[str, str]] = list(problem.get("errors") or [])
         self.request_id = request_id or str(problem.get("request_id", ""))

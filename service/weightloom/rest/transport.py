@@ -92,6 +92,7 @@ class TileProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Offer the application a way to cut the connection."""
         super().on_message_begin()
+        self._unset_keepalive_if_required()  # it may come together with the end of a body that was answered before
         self._in_head = True
         self.scope["extensions"] = {ABORT: self.transport.abort}  # type: ignore[dict-item]
 
@@ -115,6 +116,16 @@ class TileProtocol(HttpToolsProtocol):
         """A part of the body."""
         self._outside = 0
         super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """The request is whole. Where it was answered before, the connection is idle only now."""
+        super().on_message_complete()
+        if self.cycle.response_complete and not self.transport.is_closing():
+            self._awaited_since = self.loop.time()
+            self._unset_keepalive_if_required()
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
 
     def on_response_complete(self) -> None:
         """Wait for the next head, if it has not come already."""

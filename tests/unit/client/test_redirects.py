@@ -35,6 +35,8 @@ def test_an_address_is_what_stands_before_the_path(url: str, mode: Direct) -> No
         "http://[fd00/f",
         "http://a:x/f",
         "http://a:0/f",
+        "http://a\t.b/f",
+        " http://a/f",
     ],
 )
 def test_what_is_no_address_of_a_server_is_not_followed(location: str) -> None:

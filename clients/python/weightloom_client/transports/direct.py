@@ -62,4 +62,5 @@ def _address_in(location: str) -> str:
         is_one = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
     except ValueError:  # no port, or no address of IPv6
         return ""
-    return f"{parts.scheme}://{parts.netloc}" if is_one else ""
+    address = f"{parts.scheme}://{parts.netloc}"
+    return address if is_one and location.startswith(address) else ""  # urlsplit leaves blanks and tabs away

@@ -12,7 +12,7 @@ from urllib.parse import quote, urlencode
 import urllib3
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, LocationValueError, NewConnectionError
 
-from weightloom_client.errors import RequestRejected, ServerError, server_error
+from weightloom_client.errors import NO_CODE, RequestRejected, ServerError, server_error
 from weightloom_client.factors import FactorBlob
 from weightloom_client.protocol import Broken, Part, Wanted
 from weightloom_client.transports.base import Model, Timeouts, Tls, for_balancers
@@ -60,15 +60,23 @@ class RestTransport:
         address = self._redirects.address(location)
         if not address:
             return None
-        if etag := redirect.headers.get("ETag"):
+        etag = redirect.headers.get("ETag", "")
+        if etag:
             headers = {**headers, "If-Match": etag}
         try:
             reply = self._post(location[len(address) :], body, headers, address)
             check(reply, address)
-            return RestReply(reply, part, address, lambda: self._redirects.failed(address))
-        except (Broken, RequestRejected):  # where it leads to is nobody, or not whom the redirect meant
-            self._redirects.failed(address)
-            return None
+            direct = RestReply(reply, part, address, lambda: self._redirects.failed(address))
+            if etag in ("", direct.head.etag):
+                return direct
+            direct.close()
+        except (Broken, RequestRejected, LocationValueError):
+            pass  # where it leads to is nobody, or not whom the redirect meant
+        except ServerError as error:
+            if error.code != NO_CODE:  # whom it meant is full, stopping, or has a fault
+                raise
+        self._redirects.failed(address)
+        return None
 
     def _post(self, path: str, body: bytes, headers: Mapping[str, str], at: str = "") -> urllib3.BaseHTTPResponse:
         return self._request("POST", path, body, headers, preload_content=False, at=at)

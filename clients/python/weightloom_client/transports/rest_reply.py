@@ -68,7 +68,7 @@ class RestReply:
 def _head_of(reply: urllib3.BaseHTTPResponse, part: Part, url: str) -> Head:
     """Raises Broken where the head is not whole: a proxy, or a server that died while it wrote."""
     headers = reply.headers
-    if "ETag" not in headers or "Content-Length" not in headers:
+    if "ETag" not in headers or not headers.get("Content-Length", "").isdecimal():
         raise Broken(f"{url}: the reply broke off in its head, or is none of weightloom's")
     length = int(headers["Content-Length"])
     found = CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
