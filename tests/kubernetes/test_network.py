@@ -75,3 +75,5 @@ def test_the_autoscaler_asks_for_metrics_that_there_are(overlay: str) -> None:
     (chosen,) = job["kubernetes_sd_configs"][0]["selectors"]
     labels_of_pods = deployment(overlay)["template"]["metadata"]["labels"]
     assert chosen["label"] == ",".join(f"{key}={labels_of_pods[key]}" for key in sorted(labels_of_pods, reverse=True))
+    (window,), between = re.findall(r"\[(\d+)s\]", rule["metricsQuery"]), job["scrape_interval"].removesuffix("s")
+    assert int(window) >= 2 * int(between), "one scrape may fail, and there is a value nevertheless"
