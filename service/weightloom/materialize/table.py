@@ -58,7 +58,9 @@ def open_table(table: str, default_model: str | None) -> Iterator[Rows]:
 
             yield parquet_rows(source, default_model)
         else:
-            yield Rows(_count_rows(source), _json_rows(source, default_model))
+            # what fsspec opens may read whole lines only, however long they are
+            lines = source if isinstance(source, BufferedReader) else BufferedReader(source, PIECE_BYTES)
+            yield Rows(_count_rows(source), _json_rows(lines, default_model))
 
 
 def _opened(table: str) -> Any:

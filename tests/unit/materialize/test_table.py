@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
+from support.buffered_fs import BufferedFiles
 from support.tables import MODEL, row, w_of, write_lines
 from weightloom.errors import InvalidInput, MalformedBody, WeightloomError
 from weightloom.materialize import table
@@ -173,3 +174,11 @@ def test_a_table_may_lie_at_a_url(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "t.jsonl", [row(1), row(2)])
     with open_table(f"local://{path}", None) as rows:
         assert [one.number for one in rows.rows if isinstance(one, Row)] == [1, 2]
+
+
+def test_a_table_may_lie_in_an_object_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "".join(json.dumps(row(number)) + "\n" for number in range(2000))
+    monkeypatch.setattr(BufferedFiles, "files", {"bucket/t.jsonl": text.encode()})
+    with open_table("buffered://bucket/t.jsonl", None) as rows:
+        assert rows.total is None
+        assert [one.body for one in rows.rows if isinstance(one, Row)] == text.encode().splitlines(keepends=True)
