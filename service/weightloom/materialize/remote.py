@@ -103,3 +103,5 @@ class RemotePart:
         if self._upload is not None and not self._upload.closed:
             with suppress(Exception):  # whatever the system says: it is over
                 self._upload.discard()
+            with suppress(Exception):  # or fsspec completes it, as it is, when nobody holds it any more
+                self._upload.closed = True
