@@ -1,9 +1,10 @@
 """What has been made of a table: an SQLite file beside the target, with an entry for each file.
 
 A file is entered once it lies under its name, so a run that is killed at any moment leaves nothing to repair: what has
-no entry is made again, and found there already where it was finished after all. Files are not synced one by one, which
-takes longer than to make them; every few seconds their whole file system is, and entries from before are *sure* then.
-Those that were not sure when the machine stopped are looked at again. The file is locked as long as it is open.
+no entry is made again, and found there already where it was finished after all. An entry is doubted for as long as its
+file may be written over. Files are not synced one by one, which takes longer than to make them; every few seconds their
+whole file system is, and entries from before are *sure* then. Those that were not sure when the machine stopped are
+looked at again. The file is locked as long as it is open.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from weightloom.errors import InvalidInput, Unavailable
-from weightloom.materialize.batches import Known, Outcome
+from weightloom.materialize.batches import Batch, Known, Outcome
 
 __all__ = ["Journal"]
 
@@ -89,6 +90,17 @@ class Journal:
             raise InvalidInput.at("file", f"{file!r}, as row {other} has it", "another one for each row")
         etag, size, sha256, sync = found
         return None if etag is None else Known(etag, size, sha256, sync != UNSURE)
+
+    def begin(self, batch: Batch) -> None:
+        """Its items may be written over from now on: doubt those that are known until they are recorded again.
+
+        Else a row that is changed, made, not recorded since the run is killed, and changed back would be thought to be
+        there. Raises Unavailable.
+        """
+        known = [(UNSURE, item.file) for item in batch.items if item.known is not None]
+        with _told(self._path):
+            self._db.executemany("UPDATE files SET sync = ? WHERE file = ?", known)
+            self._db.commit()
 
     def record(self, outcomes: Iterable[Outcome]) -> None:
         """Enter what is there now, and sync from time to time. Raises Unavailable."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +12,7 @@ from pathlib import Path
 from weightloom.engine.limits import available_cores
 from weightloom.errors import InvalidInput, Unavailable
 from weightloom.materialize.batcher import MAX_ROWS, Batcher
-from weightloom.materialize.batches import Outcome
+from weightloom.materialize.batches import Batch, Outcome
 from weightloom.materialize.folder import Folder
 from weightloom.materialize.journal import Journal
 from weightloom.materialize.maker import MakerOptions
@@ -100,10 +100,16 @@ def materialize(
         workers, count = _workers(job)
         most = MAX_ROWS if rows.total is None else max(MIN_ROWS, min(MAX_ROWS, rows.total // (SHARES * count)))
         batches = Batcher(job.models, journal.claim, lambda outcome: note([outcome]), most).batches(rows.rows)
-        for outcomes in workers.run(batches, stop):
+        for outcomes in workers.run(_begun(batches, journal), stop):
             note(outcomes)
         tally.stopped = stop.is_set()
     return tally
+
+
+def _begun(batches: Iterator[Batch], journal: Journal) -> Iterator[Batch]:
+    for batch in batches:
+        journal.begin(batch)
+        yield batch
 
 
 def _workers(job: Job) -> tuple[Workers, int]:

@@ -11,6 +11,7 @@ from pyarrow import parquet
 from support.tables import MODEL, row, w_of, write_lines
 from weightloom.errors import InvalidInput
 from weightloom.materialize import Job, Models, materialize
+from weightloom.materialize.journal import Journal
 
 MODELS = Models([MODEL])
 
@@ -53,3 +54,27 @@ def test_parts_of_a_killed_run_are_removed(tmp_path: Path) -> None:
 def test_a_folder_has_a_state_of_its_own(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="state"):
         materialize(Job("t.jsonl", str(tmp_path), state=tmp_path))
+
+
+def test_a_row_that_changes_back_after_a_killed_run_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The killed run has put the other file in place, and did not live to tell."""
+    path, job = tmp_path / "t.jsonl", Job(str(tmp_path / "t.jsonl"), str(tmp_path / "out"), MODELS, processes=1)
+    write_lines(path, [row(1)])
+    materialize(job)
+    before = (tmp_path / "out/v/1.safetensors").read_bytes()
+    write_lines(path, [row(1, w=w_of(2))])
+    with monkeypatch.context() as patched:
+        patched.setattr(Journal, "record", lambda self, outcomes: outcomes and _interrupt())
+        patched.setattr(Journal, "close", lambda self: self._db.close())
+        with pytest.raises(KeyboardInterrupt):
+            materialize(job)
+    assert (tmp_path / "out/v/1.safetensors").read_bytes() != before
+    write_lines(path, [row(1)])
+    assert materialize(job).made == 1
+    assert (tmp_path / "out/v/1.safetensors").read_bytes() == before
+
+
+def _interrupt() -> None:
+    raise KeyboardInterrupt
