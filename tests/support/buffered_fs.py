@@ -1,4 +1,4 @@
-"""A file system of fsspec whose files are like those of object stores: read in ranges, uploaded when they are closed."""
+"""A file system of fsspec whose files are like those of object stores: read in ranges, uploaded when closed."""
 
 from __future__ import annotations
 
