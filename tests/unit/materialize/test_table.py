@@ -159,6 +159,29 @@ def test_parquet_with_unknown_columns_or_none_at_all_is_refused(tmp_path: Path) 
         read(tmp_path / "t.parquet")
 
 
+@pytest.mark.parametrize("column", ["file", "model", "dtype"])
+def test_text_that_is_not_utf_8_is_one_bad_row(column: str, tmp_path: Path) -> None:
+    texts = pa.array([b"\xff", b"BF16"], pa.binary()).view(pa.string())
+    made = {"file": ["x", "y"], "model": ["demo"] * 2} | {column: texts}
+    parquet.write_table(pa.table(made), tmp_path / "t.parquet")
+    bad, good = read(tmp_path / "t.parquet")
+    assert "text in UTF-8" in str(bad[2])
+    assert isinstance(good, Row)
+
+
+def test_parquet_with_two_columns_of_a_name_or_a_damaged_footer_is_refused(tmp_path: Path) -> None:
+    made = pa.Table.from_arrays([pa.array(["x"]), pa.array([[1.0]]), pa.array([[2.0]])], names=["file", "w.a", "w.a"])
+    parquet.write_table(made, tmp_path / "t.parquet")
+    with pytest.raises(InvalidInput, match="two columns 'w.a'"):
+        read(tmp_path / "t.parquet")
+    data = bytearray((tmp_path / "t.parquet").read_bytes())
+    size = int.from_bytes(data[-8:-4], "little")
+    data[-8 - size : -8] = b"x" * size
+    (tmp_path / "t.parquet").write_bytes(data)
+    with pytest.raises(MalformedBody, match="no Parquet"):
+        read(tmp_path / "t.parquet")
+
+
 def test_damage_in_the_middle_of_parquet_is_told(tmp_path: Path) -> None:
     made = {"file": [f"{i}" for i in range(5000)], "w.a": np.random.default_rng(0).standard_normal((5000, 4)).tolist()}
     parquet.write_table(pa.table(made), tmp_path / "t.parquet", row_group_size=1000)
