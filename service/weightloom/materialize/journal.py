@@ -53,6 +53,7 @@ class Journal:
             self._db.close()
             raise
         self._syncing: threading.Thread | None = None
+        self._sync_error: OSError | None = None
         self._synced = time.monotonic()
 
     @classmethod
@@ -131,12 +132,20 @@ class Journal:
     def _begin_sync(self) -> None:
         """What is recorded from now on belongs to the next sync."""
         self._sync += 1
-        self._syncing = threading.Thread(target=_sync, args=(self._path.parent,))
+        self._syncing = threading.Thread(target=self._sync_folder)
         self._syncing.start()
+
+    def _sync_folder(self) -> None:
+        try:
+            _sync(self._path.parent)
+        except OSError as error:
+            self._sync_error = error
 
     def _end_sync(self) -> None:
         assert self._syncing is not None
         self._syncing.join()
+        if self._sync_error is not None:
+            raise self._sync_error
         self._set("synced", str(self._sync - 1))
         self._db.commit()
         self._syncing, self._synced = None, time.monotonic()
