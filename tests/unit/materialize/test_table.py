@@ -50,6 +50,14 @@ def test_lines_are_read_one_by_one_and_bad_ones_are_told_with_their_numbers(tmp_
         assert opened.total == 7
 
 
+def test_windows_ends_lines_and_begins_files_as_it_does(tmp_path: Path) -> None:
+    lines = [json.dumps(row(1)).encode(), json.dumps(row(2)).encode()]
+    (tmp_path / "t.jsonl").write_bytes(b"\xef\xbb\xbf" + b"\r\n\r\n".join(lines) + b"\r\n")
+    rows = read(tmp_path / "t.jsonl")
+    assert [one.number for one in rows if isinstance(one, Row)] == [1, 3]
+    assert json.loads(rows[0].body) == row(1)
+
+
 def test_rows_are_counted_without_holding_long_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(table, "PIECE_BYTES", 7)
     for text, total in (("", 0), ("\n \n", 0), ("x" * 50, 1), ("x" * 50 + "\n\ny\n" + " " * 20 + "z", 3)):
