@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
-from weightloom.errors import Unavailable
+from weightloom.errors import InvalidInput, Unavailable
 from weightloom.materialize.batches import Batch, Outcome, failure
 from weightloom.materialize.maker import Maker, MakerOptions
 
@@ -46,14 +46,17 @@ class OnRay:
             message = f"--ray needs Ray: pip install 'weightloom[ray]' ({error})"
             raise Unavailable(message, code="missing_extra") from error
         is_ours = self._address == "local"
-        with _handlers_kept():
-            ray.init(
-                self._address,
-                num_cpus=self._actors if is_ours else None,
-                include_dashboard=False if is_ours else None,
-                logging_level=logging.WARNING,
-                log_to_driver=False,
-            )
+        try:
+            with _handlers_kept():
+                ray.init(
+                    self._address,
+                    num_cpus=self._actors if is_ours else None,
+                    include_dashboard=False if is_ours else None,
+                    logging_level=logging.WARNING,
+                    log_to_driver=False,
+                )
+        except (ValueError, RuntimeError, ray.exceptions.RayError) as error:  # others are OSErrors, told as they are
+            raise InvalidInput.at("--ray", self._address, f"a cluster that can be reached ({error})") from error
         try:
             while not stop.is_set() and (wave := list(islice(batches, WAVE_BATCHES))):
                 yield from self._wave(wave, stop)
