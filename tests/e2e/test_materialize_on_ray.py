@@ -39,6 +39,31 @@ for outcomes in ray.run(iter(batches), threading.Event()):
 """
 
 
+ELSEWHERE = """
+mkdir elsewhere; cd elsewhere
+python -m ray.scripts.scripts start --head --port=6399 --num-cpus=1 --include-dashboard=false --block >/dev/null &
+cd ..
+for i in $(seq 60); do (: </dev/tcp/127.0.0.1/6399) 2>/dev/null && break; sleep 1; done
+"$@"; code=$?
+kill %1; wait
+exit $code
+"""
+
+
+def test_a_relative_target_lies_where_the_command_runs_and_not_where_the_cluster_does(tmp_path: Path) -> None:
+    (tmp_path / "spec.json").write_text(json.dumps(SPEC))
+    write_lines(tmp_path / "t.jsonl", [row(1)])
+    command = [sys.executable, "-m", "weightloom", "materialize", "t.jsonl", "out", "-m", "spec.json"]
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    environment = ENVIRONMENT | {"RAY_AUTH_MODE": "disabled", "PATH": path}
+    with_cluster = ["bash", "-c", ELSEWHERE, "with_cluster", *command, "--ray", "127.0.0.1:6399"]
+    done = alone(with_cluster, tmp_path, environment)
+    assert done.returncode == 0, done.stderr
+    assert "1 made" in done.stderr
+    assert (tmp_path / "out/v/1.safetensors").exists()
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
 def test_ray_makes_the_same_files_and_goes_on(tmp_path: Path) -> None:
     (tmp_path / "spec.json").write_text(json.dumps(SPEC))
     write_lines(tmp_path / "t.jsonl", [row(1), row(2), "no JSON", row(4, w={"a": [1.0]}), row(5)])

@@ -54,6 +54,11 @@ class Job:
         return "://" not in self.target or self.target.startswith("file://")
 
     @property
+    def absolute_target(self) -> str:
+        """For workers of Ray, whose working folder is another."""
+        return str(Path(self.target.removeprefix("file://")).absolute()) if self.is_folder else self.target
+
+    @property
     def state_folder(self) -> Path:
         """Where the journal and failed.jsonl are."""
         if self.is_folder:
@@ -97,7 +102,7 @@ def materialize(
                     f"the target takes nothing any more: {outcomes[-1].detail}", code="target_unavailable"
                 )
 
-        workers, count = _workers(job)
+        workers, count = _workers(job, rows.total)
         most = MAX_ROWS if rows.total is None else max(MIN_ROWS, min(MAX_ROWS, rows.total // (SHARES * count)))
         batches = Batcher(job.models, journal.claim, lambda outcome: note([outcome]), most).batches(rows.rows)
         for outcomes in workers.run(_begun(batches, journal), stop):
@@ -112,11 +117,12 @@ def _begun(batches: Iterator[Batch], journal: Journal) -> Iterator[Batch]:
         yield batch
 
 
-def _workers(job: Job) -> tuple[Workers, int]:
-    """Those who make, and how many they are."""
-    options = MakerOptions(job.target, job.factors, job.recheck)
+def _workers(job: Job, total: int | None) -> tuple[Workers, int]:
+    """Those who make, and how many they are: a process that would have no row is not started."""
+    options = MakerOptions(job.absolute_target, job.factors and job.factors.absolute(), job.recheck)
     if job.ray is None:
         count = job.processes or available_cores()
+        count = count if total is None else max(1, min(count, total))
         return Processes(count, options), count
     from weightloom.materialize.on_ray import OnRay
 

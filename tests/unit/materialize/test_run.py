@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import threading
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from pyarrow import parquet
 from support.tables import MODEL, row, w_of, write_lines
 from weightloom.errors import InvalidInput
-from weightloom.materialize import Job, Models, materialize
+from weightloom.materialize import Job, Models, Tally, materialize
 from weightloom.materialize.journal import Journal
 
 MODELS = Models([MODEL])
@@ -78,3 +79,16 @@ def test_a_row_that_changes_back_after_a_killed_run_is_made_anew(
 
 def _interrupt() -> None:
     raise KeyboardInterrupt
+
+
+def test_no_more_processes_start_than_there_are_rows(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "t.jsonl", [row(1), row(2)])
+    most = 0
+
+    def watch(tally: Tally) -> None:
+        nonlocal most
+        most = max(most, len(multiprocessing.active_children()))
+
+    job = Job(str(path), str(tmp_path / "out"), MODELS, processes=8)
+    assert materialize(job, watch).made == 2
+    assert most == 2
