@@ -166,7 +166,9 @@ def _told(path: Path) -> Iterator[None]:
     except (sqlite3.Error, OSError) as error:
         if "locked" in str(error):
             raise Unavailable(f"another run has this target: {path} is locked", code="target_in_use") from error
-        raise Unavailable(f"{path}: {error}", code="target_unavailable") from error
+        is_damaged = type(error) is sqlite3.DatabaseError
+        hint = "; without this file every row is made once more, and compared with what is there" if is_damaged else ""
+        raise Unavailable(f"{path}: {error}{hint}", code="target_unavailable") from error
 
 
 def _boot_id() -> str:
