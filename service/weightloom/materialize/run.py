@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 
 from weightloom.engine.limits import available_cores
@@ -104,7 +105,8 @@ def materialize(
 
         workers, count = _workers(job, rows.total)
         most = MAX_ROWS if rows.total is None else max(MIN_ROWS, min(MAX_ROWS, rows.total // (SHARES * count)))
-        batches = Batcher(job.models, journal.claim, lambda outcome: note([outcome]), most).batches(rows.rows)
+        to_do = takewhile(lambda row: not stop.is_set(), rows.rows)  # many may come to no batch
+        batches = Batcher(job.models, journal.claim, lambda outcome: note([outcome]), most).batches(to_do)
         for outcomes in workers.run(_begun(batches, journal), stop):
             note(outcomes)
         tally.stopped = stop.is_set()

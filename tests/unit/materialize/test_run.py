@@ -43,6 +43,14 @@ def test_a_run_that_is_to_stop_before_it_begins_makes_nothing(tmp_path: Path) ->
     assert (tally.done, tally.stopped) == (0, True)
 
 
+def test_a_stop_is_heeded_among_bad_rows_too(tmp_path: Path) -> None:
+    write_lines(tmp_path / "t.jsonl", ["no JSON"] * 1000)
+    stop = threading.Event()
+    job = Job(str(tmp_path / "t.jsonl"), str(tmp_path / "out"), MODELS, processes=1)
+    tally = materialize(job, lambda tally: stop.set() if tally.failed == 10 else None, stop)
+    assert (tally.failed, tally.stopped) == (10, True)
+
+
 def test_parts_of_a_killed_run_are_removed(tmp_path: Path) -> None:
     write_lines(tmp_path / "t.jsonl", [row(1)])
     parts = tmp_path / "out/.weightloom/parts"
