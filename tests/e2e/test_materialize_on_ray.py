@@ -39,6 +39,7 @@ for outcomes in ray.run(iter(batches), threading.Event()):
 """
 
 
+BROKEN = DEADLY.replace("DeadlyMaker", "BrokenMaker")
 ELSEWHERE = """
 mkdir elsewhere; cd elsewhere
 python -m ray.scripts.scripts start --head --port=6399 --num-cpus=1 --include-dashboard=false --block >/dev/null &
@@ -91,3 +92,9 @@ def test_an_item_that_kills_its_actor_is_told_and_the_others_are_made(tmp_path: 
     assert sorted(states) == ["a", "b", "c", "d", "e", "once"]
     assert {state for (state,) in states.values()} <= {"made", "kept"}
     assert (tmp_path / "b").exists()
+
+
+def test_an_actor_that_cannot_begin_ends_the_run_with_its_reason(tmp_path: Path) -> None:
+    done = alone([sys.executable, "-c", BROKEN, str(tmp_path)], tmp_path, ENVIRONMENT)
+    assert done.returncode == 1
+    assert done.stderr.rstrip().endswith("weightloom.errors.Unavailable: no arithmetic")
