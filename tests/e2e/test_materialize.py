@@ -201,6 +201,7 @@ def test_a_url_gets_the_same_files_and_goes_on_too(table: Path, tmp_path: Path) 
         (("t.jsonl", "nosuch://x"), 1, "nosuch"),
         (("t.jsonl", "t.jsonl"), 1, "t.jsonl"),
         (("t.jsonl", "out", "--processes", "0"), 2, "--processes"),
+        (("t.jsonl", "out", "--ray", "non:sense"), 1, "a cluster that can be reached"),
         (("t.jsonl",), 2, "target"),
     ],
 )

@@ -39,6 +39,32 @@ for outcomes in ray.run(iter(batches), threading.Event()):
 """
 
 
+BROKEN = DEADLY.replace("DeadlyMaker", "BrokenMaker")
+ELSEWHERE = """
+mkdir elsewhere; cd elsewhere
+python -m ray.scripts.scripts start --head --port=6399 --num-cpus=1 --include-dashboard=false --block >/dev/null &
+cd ..
+for i in $(seq 60); do (: </dev/tcp/127.0.0.1/6399) 2>/dev/null && break; sleep 1; done
+"$@"; code=$?
+kill %1; wait
+exit $code
+"""
+
+
+def test_a_relative_target_lies_where_the_command_runs_and_not_where_the_cluster_does(tmp_path: Path) -> None:
+    (tmp_path / "spec.json").write_text(json.dumps(SPEC))
+    write_lines(tmp_path / "t.jsonl", [row(1)])
+    command = [sys.executable, "-m", "weightloom", "materialize", "t.jsonl", "out", "-m", "spec.json"]
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    environment = ENVIRONMENT | {"RAY_AUTH_MODE": "disabled", "PATH": path}
+    with_cluster = ["bash", "-c", ELSEWHERE, "with_cluster", *command, "--ray", "127.0.0.1:6399"]
+    done = alone(with_cluster, tmp_path, environment)
+    assert done.returncode == 0, done.stderr
+    assert "1 made" in done.stderr
+    assert (tmp_path / "out/v/1.safetensors").exists()
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
 def test_ray_makes_the_same_files_and_goes_on(tmp_path: Path) -> None:
     (tmp_path / "spec.json").write_text(json.dumps(SPEC))
     write_lines(tmp_path / "t.jsonl", [row(1), row(2), "no JSON", row(4, w={"a": [1.0]}), row(5)])
@@ -66,3 +92,9 @@ def test_an_item_that_kills_its_actor_is_told_and_the_others_are_made(tmp_path: 
     assert sorted(states) == ["a", "b", "c", "d", "e", "once"]
     assert {state for (state,) in states.values()} <= {"made", "kept"}
     assert (tmp_path / "b").exists()
+
+
+def test_an_actor_that_cannot_begin_ends_the_run_with_its_reason(tmp_path: Path) -> None:
+    done = alone([sys.executable, "-c", BROKEN, str(tmp_path)], tmp_path, ENVIRONMENT)
+    assert done.returncode == 1
+    assert done.stderr.rstrip().endswith("weightloom.errors.Unavailable: no arithmetic")

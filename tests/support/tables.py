@@ -60,6 +60,18 @@ class BrokenMaker(Maker):
         raise Unavailable("no arithmetic", code="wrong_bits")
 
 
+class LateMaker(Maker):
+    """The first process to try dies as it begins."""
+
+    def __init__(self, options: MakerOptions) -> None:
+        try:
+            Path(options.target, "begun").touch(exist_ok=False)
+        except FileExistsError:
+            super().__init__(options)
+        else:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
 class DyingMaker(Maker):
     """Its process dies as it begins."""
 

@@ -1,9 +1,10 @@
 """What has been made of a table: an SQLite file beside the target, with an entry for each file.
 
 A file is entered once it lies under its name, so a run that is killed at any moment leaves nothing to repair: what has
-no entry is made again, and found there already where it was finished after all. Files are not synced one by one, which
-takes longer than to make them; every few seconds their whole file system is, and entries from before are *sure* then.
-Those that were not sure when the machine stopped are looked at again. The file is locked as long as it is open.
+no entry is made again, and found there already where it was finished after all. An entry is doubted for as long as its
+file may be written over. Files are not synced one by one, which takes longer than to make them; every few seconds their
+whole file system is, and entries from before are *sure* then. Those that were not sure when the machine stopped are
+looked at again. The file is locked as long as it is open.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from weightloom.errors import InvalidInput, Unavailable
-from weightloom.materialize.batches import Known, Outcome
+from weightloom.materialize.batches import Batch, Known, Outcome
 
 __all__ = ["Journal"]
 
@@ -52,6 +53,7 @@ class Journal:
             self._db.close()
             raise
         self._syncing: threading.Thread | None = None
+        self._sync_error: OSError | None = None
         self._synced = time.monotonic()
 
     @classmethod
@@ -90,6 +92,17 @@ class Journal:
         etag, size, sha256, sync = found
         return None if etag is None else Known(etag, size, sha256, sync != UNSURE)
 
+    def begin(self, batch: Batch) -> None:
+        """Its items may be written over from now on: doubt those that are known until they are recorded again.
+
+        Else a row that is changed, made, not recorded since the run is killed, and changed back would be thought to be
+        there. Raises Unavailable.
+        """
+        known = [(UNSURE, item.file) for item in batch.items if item.known is not None]
+        with _told(self._path):
+            self._db.executemany("UPDATE files SET sync = ? WHERE file = ?", known)
+            self._db.commit()
+
     def record(self, outcomes: Iterable[Outcome]) -> None:
         """Enter what is there now, and sync from time to time. Raises Unavailable."""
         made = [(o.etag, o.size, o.sha256, self._sync, o.file) for o in outcomes if o.state != "failed"]
@@ -119,12 +132,20 @@ class Journal:
     def _begin_sync(self) -> None:
         """What is recorded from now on belongs to the next sync."""
         self._sync += 1
-        self._syncing = threading.Thread(target=_sync, args=(self._path.parent,))
+        self._syncing = threading.Thread(target=self._sync_folder)
         self._syncing.start()
+
+    def _sync_folder(self) -> None:
+        try:
+            _sync(self._path.parent)
+        except OSError as error:
+            self._sync_error = error
 
     def _end_sync(self) -> None:
         assert self._syncing is not None
         self._syncing.join()
+        if self._sync_error is not None:
+            raise self._sync_error
         self._set("synced", str(self._sync - 1))
         self._db.commit()
         self._syncing, self._synced = None, time.monotonic()
@@ -145,7 +166,9 @@ def _told(path: Path) -> Iterator[None]:
     except (sqlite3.Error, OSError) as error:
         if "locked" in str(error):
             raise Unavailable(f"another run has this target: {path} is locked", code="target_in_use") from error
-        raise Unavailable(f"{path}: {error}", code="target_unavailable") from error
+        is_damaged = type(error) is sqlite3.DatabaseError
+        hint = "; without this file every row is made once more, and compared with what is there" if is_damaged else ""
+        raise Unavailable(f"{path}: {error}{hint}", code="target_unavailable") from error
 
 
 def _boot_id() -> str:

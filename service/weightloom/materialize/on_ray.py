@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
-from weightloom.errors import Unavailable
+from weightloom.errors import InvalidInput, Unavailable, WeightloomError
 from weightloom.materialize.batches import Batch, Outcome, failure
 from weightloom.materialize.maker import Maker, MakerOptions
 
@@ -46,17 +46,22 @@ class OnRay:
             message = f"--ray needs Ray: pip install 'weightloom[ray]' ({error})"
             raise Unavailable(message, code="missing_extra") from error
         is_ours = self._address == "local"
-        with _handlers_kept():
-            ray.init(
-                self._address,
-                num_cpus=self._actors if is_ours else None,
-                include_dashboard=False if is_ours else None,
-                logging_level=logging.WARNING,
-                log_to_driver=False,
-            )
+        try:
+            with _handlers_kept():
+                ray.init(
+                    self._address,
+                    num_cpus=self._actors if is_ours else None,
+                    include_dashboard=False if is_ours else None,
+                    logging_level=logging.WARNING,
+                    log_to_driver=False,
+                )
+        except (ValueError, RuntimeError, ray.exceptions.RayError) as error:  # others are OSErrors, told as they are
+            raise InvalidInput.at("--ray", self._address, f"a cluster that can be reached ({error})") from error
         try:
             while not stop.is_set() and (wave := list(islice(batches, WAVE_BATCHES))):
                 yield from self._wave(wave, stop)
+        except ray.exceptions.RayError as error:
+            raise Unavailable(f"Ray cannot go on: {error}", code="worker_died") from error
         finally:
             ray.shutdown()
 
@@ -64,7 +69,10 @@ class OnRay:
         waiting = dict(enumerate(wave))
         for row in self._answers(wave):
             waiting.pop(int(row[PLACE]))
-            yield pickle.loads(row[OUTCOMES])
+            answer = pickle.loads(row[OUTCOMES])
+            if isinstance(answer, WeightloomError):
+                raise answer
+            yield answer
             if stop.is_set():
                 return
         for batch in waiting.values():  # lost with what Ray itself could not mend
@@ -125,22 +133,31 @@ class _Actor:
     """A ``Maker`` where Ray wants one. A batch that has killed its maker is made item by item."""
 
     def __init__(self, options: MakerOptions, tries: Any, make: Callable[[MakerOptions], Maker]) -> None:
-        self._maker, self._tries = make(options), tries
+        self._tries = tries
+        self._maker: Maker | WeightloomError
+        try:
+            self._maker = make(options)
+        except WeightloomError as error:  # the answer to what comes: of one that is raised here Ray makes its own
+            self._maker = error
 
     def __call__(self, rows: dict[str, Any]) -> dict[str, Any]:
         batches = zip(rows[PLACE].tolist(), map(pickle.loads, rows[BATCH]), strict=True)
         return {PLACE: rows[PLACE], OUTCOMES: [pickle.dumps(self._make(place, batch)) for place, batch in batches]}
 
-    def _make(self, place: int, batch: Batch) -> list[Outcome]:
+    def _make(self, place: int, batch: Batch) -> list[Outcome] | WeightloomError:
+        maker = self._maker
+        if isinstance(maker, WeightloomError):
+            return maker
         if self._begin((place, None)):
-            return self._maker.make(batch)
-        return [outcome for item in batch.items for outcome in self._make_one(place, Batch([item], batch.specs))]
+            return maker.make(batch)
+        alone = (Batch([item], batch.specs) for item in batch.items)
+        return [outcome for one in alone for outcome in self._make_one(maker, place, one)]
 
-    def _make_one(self, place: int, batch: Batch) -> list[Outcome]:
+    def _make_one(self, maker: Maker, place: int, batch: Batch) -> list[Outcome]:
         (item,) = batch.items
         if not self._begin((place, item.row)):
             return [failure(item.row, item.file, DIED)]
-        outcomes = self._maker.make(batch)
+        outcomes = maker.make(batch)
         self._tries.end.remote((place, item.row))
         return outcomes
 

@@ -32,11 +32,13 @@ def parquet_rows(source: IO[bytes], default_model: str | None) -> Rows:
         raise Unavailable(message, code="missing_extra") from error
     try:
         table = parquet.ParquetFile(source)
-    except ArrowException as error:
+        names = table.schema_arrow.names
+    except (ArrowException, OSError, UnicodeDecodeError) as error:  # pyarrow calls a damaged footer an OSError
         raise MalformedBody(f"the table is no Parquet file: {error}") from error
-    names = table.schema_arrow.names
     if unknown := [name for name in names if name not in COLUMNS and not name.startswith(W)]:
         raise InvalidInput.at("TABLE", f"a column {unknown[0]!r}", "only " + ", ".join(COLUMNS) + " and w.TENSOR")
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise InvalidInput.at("TABLE", f"two columns {twice[0]!r}", "one of each name")
     if "file" not in names:
         raise InvalidInput.at("TABLE", "no column 'file'", "each file's place under the target")
     return Rows(table.metadata.num_rows, _rows(table, default_model))
@@ -50,6 +52,8 @@ def _rows(table: Any, default_model: str | None) -> Iterator[Row | tuple[int, st
             yield _row(number, file, cells, default_model)
         except WeightloomError as error:
             yield number, file, error
+        except UnicodeDecodeError as error:  # Parquet says that a text is UTF-8, and checks nothing
+            yield number, file, InvalidInput.at("row", repr(error.object), "text in UTF-8")
 
 
 def _cells(table: Any) -> Iterator[dict[str, Any]]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from fsspec.core import url_to_fs
 
+from weightloom.errors import Unavailable, WeightloomError
 from weightloom.materialize.sink import wrong_bytes
 
 __all__ = ["Remote"]
@@ -22,7 +24,8 @@ class Remote:
     threads = 16  # an upload waits for the network, mostly
 
     def __init__(self, url: str) -> None:
-        self.system, self.root = url_to_fs(url, use_listings_cache=False)
+        with _told(url):
+            self.system, self.root = url_to_fs(url, use_listings_cache=False)
         self._made = set[str]()
 
     def begin(self, file: str) -> RemotePart:
@@ -52,11 +55,12 @@ class Remote:
 
     def sha256(self, file: str) -> str | None:
         """Read whole, piece by piece."""
-        size, digest = self.size(file), hashlib.sha256()
-        if size is None:
-            return None
-        for start in range(0, size, READ_BYTES):
-            digest.update(self.system.cat_file(self.path(file), start=start, end=min(size, start + READ_BYTES)))
+        with _told(file):
+            size, digest = self.size(file), hashlib.sha256()
+            if size is None:
+                return None
+            for start in range(0, size, READ_BYTES):
+                digest.update(self.system.cat_file(self.path(file), start=start, end=min(size, start + READ_BYTES)))
         return digest.hexdigest()
 
 
@@ -76,14 +80,19 @@ class RemotePart:
         if self._upload is None and len(self._held) + len(data) <= BUFFER_BYTES:
             self._held += data
             return
-        if self._upload is None:
-            self._remote.make_folder(self._file)
-            self._upload = self._remote.system.open(self._remote.path(self._file), "wb")
-            self._upload.write(self._held)
-        self._upload.write(data)
+        with _told(self._file):
+            if self._upload is None:
+                self._remote.make_folder(self._file)
+                self._upload = self._remote.system.open(self._remote.path(self._file), "wb")
+                self._upload.write(self._held)
+            self._upload.write(data)
 
     def finish(self, sha256: str) -> bool:
         """See ``Part.finish``."""
+        with _told(self._file):
+            return self._finish(sha256)
+
+    def _finish(self, sha256: str) -> bool:
         remote, file = self._remote, self._file
         if self._upload is not None:
             self._upload.close()
@@ -103,3 +112,18 @@ class RemotePart:
         if self._upload is not None and not self._upload.closed:
             with suppress(Exception):  # whatever the system says: it is over
                 self._upload.discard()
+            with suppress(Exception):  # or fsspec completes it, as it is, when nobody holds it any more
+                self._upload.closed = True
+            with suppress(Exception):  # or fsspec completes it, as it is, when nobody holds it any more
+                self._upload.closed = True
+
+
+@contextmanager
+def _told(what: str) -> Iterator[None]:
+    """What a file system raises, of whatever type (each has its own: of credentials, of SSH …), as the target's."""
+    try:
+        yield
+    except (ImportError, ValueError, OSError, WeightloomError):  # these are told where they arrive
+        raise
+    except Exception as error:
+        raise Unavailable(f"{what}: {type(error).__name__}: {error}", code="target_unavailable") from error

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 
 from weightloom.engine.limits import available_cores
 from weightloom.errors import InvalidInput, Unavailable
 from weightloom.materialize.batcher import MAX_ROWS, Batcher
-from weightloom.materialize.batches import Outcome
+from weightloom.materialize.batches import Batch, Outcome
 from weightloom.materialize.folder import Folder
 from weightloom.materialize.journal import Journal
 from weightloom.materialize.maker import MakerOptions
@@ -52,6 +53,11 @@ class Job:
     def is_folder(self) -> bool:
         """Whether the target is a folder of this machine."""
         return "://" not in self.target or self.target.startswith("file://")
+
+    @property
+    def absolute_target(self) -> str:
+        """For workers of Ray, whose working folder is another."""
+        return str(Path(self.target.removeprefix("file://")).absolute()) if self.is_folder else self.target
 
     @property
     def state_folder(self) -> Path:
@@ -97,20 +103,28 @@ def materialize(
                     f"the target takes nothing any more: {outcomes[-1].detail}", code="target_unavailable"
                 )
 
-        workers, count = _workers(job)
+        workers, count = _workers(job, rows.total)
         most = MAX_ROWS if rows.total is None else max(MIN_ROWS, min(MAX_ROWS, rows.total // (SHARES * count)))
-        batches = Batcher(job.models, journal.claim, lambda outcome: note([outcome]), most).batches(rows.rows)
-        for outcomes in workers.run(batches, stop):
+        to_do = takewhile(lambda row: not stop.is_set(), rows.rows)  # many may come to no batch
+        batches = Batcher(job.models, journal.claim, lambda outcome: note([outcome]), most).batches(to_do)
+        for outcomes in workers.run(_begun(batches, journal), stop):
             note(outcomes)
         tally.stopped = stop.is_set()
     return tally
 
 
-def _workers(job: Job) -> tuple[Workers, int]:
-    """Those who make, and how many they are."""
-    options = MakerOptions(job.target, job.factors, job.recheck)
+def _begun(batches: Iterator[Batch], journal: Journal) -> Iterator[Batch]:
+    for batch in batches:
+        journal.begin(batch)
+        yield batch
+
+
+def _workers(job: Job, total: int | None) -> tuple[Workers, int]:
+    """Those who make, and how many they are: a process that would have no row is not started."""
+    options = MakerOptions(job.absolute_target, job.factors and job.factors.absolute(), job.recheck)
     if job.ray is None:
         count = job.processes or available_cores()
+        count = count if total is None else max(1, min(count, total))
         return Processes(count, options), count
     from weightloom.materialize.on_ray import OnRay
 

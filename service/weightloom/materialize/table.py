@@ -20,6 +20,7 @@ __all__ = ["MAX_LINE_BYTES", "STATE_FOLDER", "Row", "Rows", "checked_file", "ope
 MAX_LINE_BYTES = 64 << 20
 PIECE_BYTES = 1 << 20
 MAX_FILE_BYTES = 1024  # of a file's name with its folders
+BOM = b"\xef\xbb\xbf"  # editors on Windows begin a file with it
 STATE_FOLDER = ".weightloom"
 SUFFIXES = (".jsonl", ".ndjson", ".parquet")
 
@@ -58,7 +59,9 @@ def open_table(table: str, default_model: str | None) -> Iterator[Rows]:
 
             yield parquet_rows(source, default_model)
         else:
-            yield Rows(_count_rows(source), _json_rows(source, default_model))
+            # what fsspec opens may read whole lines only, however long they are
+            lines = source if isinstance(source, BufferedReader) else BufferedReader(source, PIECE_BYTES)
+            yield Rows(_count_rows(source), _json_rows(lines, default_model))
 
 
 def _opened(table: str) -> Any:
@@ -111,6 +114,7 @@ def _json_rows(source: IO[bytes], default_model: str | None) -> Iterator[Row | t
             if len(line) > MAX_LINE_BYTES:
                 _skip_line(source, line)
                 raise InvalidInput.at("row", f"over {MAX_LINE_BYTES} bytes", "less in a line; or Parquet")
+            line = line.removeprefix(BOM) if number == 1 else line
             if not line.strip():
                 continue
             value = _object(line)

@@ -26,6 +26,7 @@ __all__ = ["Processes", "Workers"]
 AHEAD = 2  # batches that a worker has: the one it makes, and the next
 STOP_SECONDS = 30.0
 POLL_SECONDS = 0.2
+MAX_LOST_STARTS = 3  # workers that die before they are ready, one after the other: none will work here
 READY, STOP = "ready", "stop"
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -56,6 +57,7 @@ class Processes:
         self._context = multiprocessing.get_context("spawn")  # a fork would take along threads and locks
         self._workers: list[_Worker] = []
         self._again: deque[Batch] = deque()
+        self._lost_starts = 0  # in a row
 
     def run(self, batches: Iterator[Batch], stop: threading.Event) -> Iterator[list[Outcome]]:
         """See ``Workers.run``."""
@@ -112,7 +114,7 @@ class Processes:
             if isinstance(answer, WeightloomError):
                 raise answer
             if answer == READY:
-                worker.is_ready = True
+                worker.is_ready, self._lost_starts = True, 0
             else:
                 worker.batches.popleft()
                 outcomes += answer
@@ -123,7 +125,9 @@ class Processes:
         worker.process.join()
         how = _ending(worker.process.exitcode)
         if not worker.is_ready:
-            raise Unavailable(f"a worker process {how} before it was ready", code="worker_died")
+            self._lost_starts += 1
+            if self._lost_starts > MAX_LOST_STARTS or (worker.process.exitcode or 0) >= 0:  # it was not killed
+                raise Unavailable(f"a worker process {how} before it was ready", code="worker_died")
         if self._stop.is_set():
             worker.batches.clear()
             return []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -54,7 +55,7 @@ def test_a_journal_is_of_one_target(tmp_path: Path) -> None:
 
 def test_what_is_no_journal_is_told(tmp_path: Path) -> None:
     (tmp_path / "journal.sqlite3").write_bytes(b"x" * 5000)
-    with pytest.raises(Unavailable, match="not a database"):
+    with pytest.raises(Unavailable, match=r"not a database.*without this file"):
         Journal.open_for(tmp_path, ".")
 
 
@@ -112,3 +113,11 @@ def test_it_syncs_from_time_to_time(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert db.execute(
             "SELECT max(sync) <= (SELECT value + 0 FROM state WHERE key = 'synced') FROM files"
         ).fetchone()[0]
+
+
+def test_a_folder_that_is_gone_when_it_is_synced_is_told(tmp_path: Path) -> None:
+    journal = Journal.open_for(tmp_path / "out", ".")
+    shutil.rmtree(tmp_path / "out")
+    with pytest.raises(Unavailable, match="No such file") as told:
+        journal.close()
+    assert told.value.code == "target_unavailable"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import os
@@ -13,6 +14,7 @@ from typing import Any
 import fsspec
 import numpy as np
 import pytest
+from support.buffered_fs import BufferedFiles
 from support.imported import blob_of, imported, sha256_of
 from support.tables import MODEL, SPEC, row, w_of
 from weightloom.errors import Unavailable
@@ -199,6 +201,48 @@ def test_wrong_arithmetic_makes_nothing(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(module, "check_known_answer", wrong)
     with pytest.raises(Unavailable, match="wrong"):
         Maker(MakerOptions(str(tmp_path)))
+
+
+def test_half_an_upload_is_not_completed_when_it_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """fsspec's files complete an upload when the last reference to them goes."""
+    monkeypatch.setattr(BufferedFiles, "files", {})
+    monkeypatch.setattr(remote, "BUFFER_BYTES", 100)
+    monkeypatch.setattr(module, "WINDOW_BYTES", 640)
+    weave, calls = module.weave, 0
+
+    def weave_once(pieces: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls > 1:
+            raise MemoryError
+        weave(pieces)
+
+    monkeypatch.setattr(module, "weave", weave_once)
+    (outcome,) = made("buffered://bucket", item(1))
+    assert outcome.state == "failed"
+    gc.collect()
+    assert BufferedFiles.files == {}
+
+
+def test_what_a_url_raises_is_the_targets_fault_whatever_its_type(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(BufferedFiles, "files", {})
+    monkeypatch.setattr(BufferedFiles, "refusal", LookupError("no credentials"))
+    for limit in (100, 1 << 20):
+        monkeypatch.setattr(remote, "BUFFER_BYTES", limit)
+        (outcome,) = made("buffered://bucket", item(1))
+        assert (outcome.state, outcome.code) == ("failed", "target_unavailable")
+        assert outcome.detail == "v/1.safetensors: LookupError: no credentials"
+
+
+def test_a_url_that_cannot_be_opened_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: BufferedFiles, *arguments: object, **options: object) -> None:
+        raise LookupError("no such host")
+
+    monkeypatch.setattr(BufferedFiles, "__init__", refuse)
+    BufferedFiles.clear_instance_cache()
+    with pytest.raises(Unavailable, match=r"buffered://bucket: LookupError: no such host") as told:
+        open_sink("buffered://bucket")
+    assert told.value.code == "target_unavailable"
 
 
 @pytest.mark.skipif(find_spec("s3fs") is not None, reason="s3fs is installed")

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.tables import MODEL, BrokenMaker, DeadlyMaker, DyingMaker, row
+from support.tables import MODEL, BrokenMaker, DeadlyMaker, DyingMaker, LateMaker, row
 from weightloom.errors import Unavailable
 from weightloom.materialize.batches import Batch, Item, Outcome
 from weightloom.materialize.maker import Maker, MakerOptions
@@ -55,6 +55,11 @@ def test_an_item_that_kills_its_maker_is_tried_once_more_and_told(tmp_path: Path
 def test_workers_that_cannot_begin_end_the_run(maker: type[Maker], told: str, tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match=told):
         ended(Processes(2, MakerOptions(str(tmp_path)), maker), iter([batch("a")]))
+
+
+def test_a_worker_that_dies_as_it_begins_is_replaced(tmp_path: Path) -> None:
+    outcomes = ended(Processes(1, MakerOptions(str(tmp_path)), LateMaker), iter([batch("a")]))
+    assert [outcome.state for outcome in outcomes] == ["made"]
 
 
 def test_a_stop_finishes_what_has_begun_and_no_more(tmp_path: Path) -> None:

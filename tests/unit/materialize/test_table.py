@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
+from support.buffered_fs import BufferedFiles
 from support.tables import MODEL, row, w_of, write_lines
 from weightloom.errors import InvalidInput, MalformedBody, WeightloomError
 from weightloom.materialize import table
@@ -47,6 +48,14 @@ def test_lines_are_read_one_by_one_and_bad_ones_are_told_with_their_numbers(tmp_
     assert rows[5].model is None
     with open_table(str(path), None) as opened:
         assert opened.total == 7
+
+
+def test_windows_ends_lines_and_begins_files_as_it_does(tmp_path: Path) -> None:
+    lines = [json.dumps(row(1)).encode(), json.dumps(row(2)).encode()]
+    (tmp_path / "t.jsonl").write_bytes(b"\xef\xbb\xbf" + b"\r\n\r\n".join(lines) + b"\r\n")
+    rows = read(tmp_path / "t.jsonl")
+    assert [one.number for one in rows if isinstance(one, Row)] == [1, 3]
+    assert json.loads(rows[0].body) == row(1)
 
 
 def test_rows_are_counted_without_holding_long_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,6 +167,29 @@ def test_parquet_with_unknown_columns_or_none_at_all_is_refused(tmp_path: Path) 
         read(tmp_path / "t.parquet")
 
 
+@pytest.mark.parametrize("column", ["file", "model", "dtype"])
+def test_text_that_is_not_utf_8_is_one_bad_row(column: str, tmp_path: Path) -> None:
+    texts = pa.array([b"\xff", b"BF16"], pa.binary()).view(pa.string())
+    made = {"file": ["x", "y"], "model": ["demo"] * 2} | {column: texts}
+    parquet.write_table(pa.table(made), tmp_path / "t.parquet")
+    bad, good = read(tmp_path / "t.parquet")
+    assert "text in UTF-8" in str(bad[2])
+    assert isinstance(good, Row)
+
+
+def test_parquet_with_two_columns_of_a_name_or_a_damaged_footer_is_refused(tmp_path: Path) -> None:
+    made = pa.Table.from_arrays([pa.array(["x"]), pa.array([[1.0]]), pa.array([[2.0]])], names=["file", "w.a", "w.a"])
+    parquet.write_table(made, tmp_path / "t.parquet")
+    with pytest.raises(InvalidInput, match=r"two columns 'w\.a'"):
+        read(tmp_path / "t.parquet")
+    data = bytearray((tmp_path / "t.parquet").read_bytes())
+    size = int.from_bytes(data[-8:-4], "little")
+    data[-8 - size : -8] = b"x" * size
+    (tmp_path / "t.parquet").write_bytes(data)
+    with pytest.raises(MalformedBody, match="no Parquet"):
+        read(tmp_path / "t.parquet")
+
+
 def test_damage_in_the_middle_of_parquet_is_told(tmp_path: Path) -> None:
     made = {"file": [f"{i}" for i in range(5000)], "w.a": np.random.default_rng(0).standard_normal((5000, 4)).tolist()}
     parquet.write_table(pa.table(made), tmp_path / "t.parquet", row_group_size=1000)
@@ -173,3 +205,11 @@ def test_a_table_may_lie_at_a_url(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "t.jsonl", [row(1), row(2)])
     with open_table(f"local://{path}", None) as rows:
         assert [one.number for one in rows.rows if isinstance(one, Row)] == [1, 2]
+
+
+def test_a_table_may_lie_in_an_object_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "".join(json.dumps(row(number)) + "\n" for number in range(2000))
+    monkeypatch.setattr(BufferedFiles, "files", {"bucket/t.jsonl": text.encode()})
+    with open_table("buffered://bucket/t.jsonl", None) as rows:
+        assert rows.total is None
+        assert [one.body for one in rows.rows if isinstance(one, Row)] == text.encode().splitlines(keepends=True)
