@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,32 +23,29 @@ def commands(title: str) -> list[str]:
 
 
 def test_the_documented_backup_brings_models_back(running: Deployment, tmp_path: Path) -> None:
-    backup, restore = commands("In containers")
+    brings_models_back(running, "In containers", tmp_path)
+
+
+def test_the_documented_backup_of_replicas_brings_models_back(replicas: Deployment, tmp_path: Path) -> None:
+    brings_models_back(replicas, "Backup of the replicas", tmp_path, lambda: ready_servers(replicas) == 2)
+
+
+def brings_models_back(
+    running: Deployment, title: str, folder: Path, is_back: Callable[[], bool] = lambda: True
+) -> None:
+    """By the commands of a section; ``is_back``: whether it serves again after them."""
+    backup, restore = commands(title)
     register(running, "in/backup")
     running.inside("mkdir -p /data/factors && echo blob >/data/factors/of-a-backup")
-    shell(backup, running, tmp_path)
+    shell(backup, running, folder)
     register(running, "after/backup")
     running.inside("rm /data/factors/of-a-backup")
-    shell(restore, running, tmp_path)
+    shell(restore, running, folder)
+    wait_until(is_back)
     codes = [HTTP.request("GET", f"{running.url}/v1/models/{name}").status for name in ("in/backup", "after/backup")]
     assert codes == [200, 404]
     assert running.inside("cat /data/factors/of-a-backup && rm /data/factors/of-a-backup") == "blob\n"
     register(running, "writable/again")
-
-
-def test_the_documented_backup_of_replicas_brings_models_back(replicas: Deployment, tmp_path: Path) -> None:
-    backup, restore = commands("Backup of the replicas")
-    register(replicas, "in/backup")
-    replicas.inside("mkdir -p /data/factors && echo blob >/data/factors/of-a-backup")
-    shell(backup, replicas, tmp_path)
-    register(replicas, "after/backup")
-    replicas.inside("rm /data/factors/of-a-backup")
-    shell(restore, replicas, tmp_path)
-    wait_until(lambda: ready_servers(replicas) == 2)
-    codes = [HTTP.request("GET", f"{replicas.url}/v1/models/{name}").status for name in ("in/backup", "after/backup")]
-    assert codes == [200, 404]
-    assert replicas.inside("cat /data/factors/of-a-backup && rm /data/factors/of-a-backup") == "blob\n"
-    register(replicas, "writable/again")
 
 
 def register(running: Deployment, name: str) -> None:

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
 import pytest
 from support.server import Server, running_server
@@ -24,11 +23,6 @@ def head(target: bytes = b"/healthz", more: bytes = b"", method: bytes = b"GET")
     return b"%b %b HTTP/1.1\r\nHost: x\r\n%b\r\n" % (method, target, more)
 
 
-def connect(server: Server) -> socket.socket:
-    host, port = urlparse(server.url).netloc.split(":")
-    return socket.create_connection((host, int(port)), 30)
-
-
 def rest_of(sock: socket.socket) -> bytes:
     """All that comes until the server closes the connection."""
     parts = []
@@ -39,7 +33,7 @@ def rest_of(sock: socket.socket) -> bytes:
 
 def answer(server: Server, data: bytes) -> tuple[int, Any]:
     """Status and document of the last reply on a connection that the server closes."""
-    with connect(server) as sock:
+    with server.connect() as sock:
         sock.sendall(data)
         reply = rest_of(sock)
     top, _, body = reply[reply.rindex(b"HTTP/1.1 ") :].partition(b"\r\n\r\n")
@@ -72,7 +66,7 @@ def test_a_head_has_a_size(server: Server, what: str) -> None:
 
 
 def test_trailers_have_a_size(server: Server) -> None:
-    with connect(server) as sock:
+    with server.connect() as sock:
         sock.sendall(head(b"/fabricate", JSON + b"Transfer-Encoding: chunked\r\n", b"POST") + b"0\r\nX: ")
         sock.sendall(b"a" * (LIMIT + (1 << 20)))
         assert rest_of(sock).startswith(b"HTTP/1.1 431 ")
@@ -110,13 +104,13 @@ def test_a_head_has_a_time(impatient: Server, begun: bytes) -> None:
 
 @pytest.mark.parametrize("begun", [b"", b"\r\n"])
 def test_a_connection_on_which_nothing_is_asked_is_closed(impatient: Server, begun: bytes) -> None:
-    with connect(impatient) as sock:
+    with impatient.connect() as sock:
         sock.sendall(begun)
         assert rest_of(sock) == b""
 
 
 def test_the_next_head_has_a_time_too(impatient: Server) -> None:
-    with connect(impatient) as sock:
+    with impatient.connect() as sock:
         sock.sendall(head() + b"GET /h")
         first, _, second = rest_of(sock).partition(b'{"status":"alive"}')
         assert first.startswith(b"HTTP/1.1 200 ")
@@ -124,7 +118,7 @@ def test_the_next_head_has_a_time_too(impatient: Server) -> None:
 
 
 def test_a_body_that_nobody_reads_does_not_keep_the_connection(impatient: Server) -> None:
-    with connect(impatient) as sock:
+    with impatient.connect() as sock:
         sock.sendall(head(b"/fabricate", b"Content-Length: 100000000\r\n", b"PUT"))
         assert sock.recv(1 << 16).startswith(b"HTTP/1.1 405 ")
         sock.sendall(b"x")  # uvicorn takes the connection for a busy one now
@@ -132,7 +126,7 @@ def test_a_body_that_nobody_reads_does_not_keep_the_connection(impatient: Server
 
 
 def test_trailers_change_nothing(server: Server) -> None:
-    with connect(server) as sock:
+    with server.connect() as sock:
         body = b"2\r\n{}\r\n0\r\nX-Request-Id: trailer\r\nContent-Type: text/plain\r\n\r\n"
         sock.sendall(head(b"/fabricate", JSON + CLOSE + b"Transfer-Encoding: chunked\r\n", b"POST") + body)
         reply = rest_of(sock)
@@ -148,7 +142,7 @@ def test_a_request_for_another_protocol_is_answered_and_ends_the_connection(serv
 def test_rubbish_behind_a_request_is_not_written_into_its_stream(server: Server) -> None:
     tensor = {"name": "t", "shape": [1 << 12, 1 << 12], "kind": "constant", "value": "ones"}
     body = json.dumps({"seed": 1, "tensors": [tensor]}).encode()
-    with connect(server) as sock:
+    with server.connect() as sock:
         sock.sendall(head(b"/fabricate", JSON + b"Content-Length: %d\r\n" % len(body), b"POST") + body)
         received = sock.recv(1 << 16)
         sock.sendall(b"rubbish\r\n\r\n")
@@ -177,7 +171,7 @@ def test_the_limits_are_settings(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("method", "target"), [(b"POST", b"/fabricate"), (b"POST", b"/v1/models"), (b"PUT", FACTORS)])
 def test_a_body_that_trickles_is_not_waited_for(tmp_path: Path, method: bytes, target: bytes) -> None:
-    with running_server(tmp_path / "data", stall_seconds=0.5) as server, connect(server) as sock:
+    with running_server(tmp_path / "data", stall_seconds=0.5) as server, server.connect() as sock:
         sock.sendall(head(target, JSON + b"Content-Length: 60000\r\n", method))
         sock.settimeout(0.1)
         reply = b""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import shutil
@@ -13,6 +12,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+from support.modules import module_at
 from support.server import Server
 from support.tinybig import save_a_model
 from weightloom.requests.json_form import ByModel, Inline
@@ -95,11 +95,7 @@ def test_the_architecture_names_every_package_and_no_other() -> None:
 
 
 def test_generated_pages_are_up_to_date() -> None:
-    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs/generate.py")
-    assert spec is not None
-    assert spec.loader is not None
-    generate = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(generate)
+    generate = module_at(ROOT / "docs/generate.py")
     for name, page in generate.PAGES.items():
         assert (ROOT / "docs" / name).read_text() == page(), f"{name}: run make docs"
 

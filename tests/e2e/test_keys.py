@@ -12,6 +12,7 @@ import grpc
 import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from support.keys import key_for_all, keys
 from support.server import Server, running_server, wait_until
 from weightloom_client import Client, RequestRejected, ServerBusy
 from weightloom_client.protocol import RetryPolicy
@@ -21,13 +22,6 @@ W = {"t": np.ones(2)}
 ONE_TRY = RetryPolicy(tries=1)
 
 
-def keys(data_dir: Path, *arguments: str) -> str:
-    command = [sys.executable, "-m", "weightloom", "keys", *arguments, "--data-dir", str(data_dir)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
-
-
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("keys") / "data"
@@ -35,7 +29,7 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def admin(data_dir: Path) -> str:
-    return keys(data_dir, "create", "operator", "--scope", "admin", "--scope", "fabricate")
+    return key_for_all(data_dir)
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from fuzz.examples import MODEL
+from support.keys import key_for_all
 from support.server import Server, running_server
 from weightloom_client import Client
 
@@ -22,21 +23,10 @@ OPTIONS = ["--phases", "examples,coverage,fuzzing", "--exclude-checks", NOT_ASKE
 SHORT = ["--generation-deterministic", "--max-examples", "25"]
 
 
-def run(module: str, *arguments: str, folder: Path) -> str:
-    """What the command prints, which must succeed."""
-    command = [sys.executable, "-m", module, *arguments]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
 @pytest.fixture(params=["open", "with keys"])
 def target(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Server, str]]:
     """A server that has a model, and what a key for it is."""
-    key = ""
-    if request.param == "with keys":
-        scopes = ["--scope", "admin", "--scope", "fabricate"]
-        key = run("weightloom", "keys", "create", "x", *scopes, "--data-dir", "data", folder=tmp_path).strip()
+    key = key_for_all(tmp_path / "data") if request.param == "with keys" else ""
     with running_server(tmp_path / "data", log_format="json") as server, Client(server.url, api_key=key) as client:
         client.create_model(MODEL)
         yield server, key
@@ -47,7 +37,9 @@ def test_replies_are_as_the_openapi_document_says(target: tuple[Server, str], tm
     header = ["--header", f"Authorization: Bearer {key}"] if key else []
     length = SHORT if not SECONDS else ["--max-time", str(SECONDS), "--max-examples", "1000000"]
     document = f"{server.url}/openapi.json"
-    told = run("schemathesis.cli", "run", document, "--no-color", *OPTIONS, *length, *header, folder=tmp_path)
-    assert re.search(r"(\d+) selected / \1 total", told)
+    command = [sys.executable, "-m", "schemathesis.cli", "run", document, "--no-color", *OPTIONS, *length, *header]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"(\d+) selected / \1 total", done.stdout)
     assert server.request("GET", "/readyz").status == 200
     assert '"level": "ERROR"' not in server.log.read_text()

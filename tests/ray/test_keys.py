@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.keys import key_for_all
 from support.ray_serve import ROOT, TOKEN, RayServer, one_node
 from weightloom_client import Client, RequestRejected
 
@@ -24,9 +25,7 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def admin(data_dir: Path) -> str:
-    command = [sys.executable, "-m", "weightloom", "keys", "create", "operator", "--scope", "admin"]
-    command += ["--scope", "fabricate", "--data-dir", str(data_dir)]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    return key_for_all(data_dir)
 
 
 @pytest.fixture(scope="module")

@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import Any
+
+from support.modules import module_at
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "deploy/kubernetes"
 SERVERS = ["cpu", "gpu", "everything"]
 
 
-def _load_check() -> Any:
-    spec = importlib.util.spec_from_file_location("check", FOLDER / "check.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-check = _load_check()
+check = module_at(FOLDER / "check.py")
 ALL: dict[str, list[dict[str, Any]]] = {
     overlay: check.documents(check.rendered_file(overlay)) for overlay in check.OVERLAYS
 }

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import urllib3
 
@@ -40,6 +42,11 @@ class Server:
     def post_json(self, path: str, value: Any, **headers: str) -> urllib3.BaseHTTPResponse:
         """POST a JSON value."""
         return self.request("POST", path, json.dumps(value).encode(), content_type="application/json", **headers)
+
+    def connect(self) -> socket.socket:
+        """A connection to the REST front."""
+        parts = urlsplit(self.url)
+        return socket.create_connection((parts.hostname, parts.port), 30)
 
     def workers(self) -> list[int]:
         """Ids of the processes that serve."""
