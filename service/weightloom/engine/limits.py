@@ -11,7 +11,7 @@ from weightloom.engine.factors import Residency
 from weightloom.engine.keys import Auth
 from weightloom.fabric.layout import TILE, TileSize
 
-__all__ = ["MIN_BODY_RATE", "EngineLimits", "available_cores"]
+__all__ = ["MIN_BODY_RATE", "BodyPace", "EngineLimits", "available_cores"]
 
 MIN_BODY_RATE = 1024  # bytes a second, of a body for which stall_seconds have been waited already
 CGROUP = Path("/sys/fs/cgroup")  # in a container its own
@@ -33,6 +33,26 @@ def _cores_of_time(cgroup: Path) -> float:
         except (OSError, ValueError):
             continue
     return 1 << 20
+
+
+@dataclass
+class BodyPace:
+    """How long a body's next part may take: ``seconds``, but no longer than leaves MIN_BODY_RATE beyond them, lest a
+    byte now and then keep a connection for days. seen: bytes that have come. waited: seconds that it took.
+    """
+
+    seconds: float
+    seen: int = 0
+    waited: float = 0.0
+
+    @property
+    def left(self) -> float:
+        """In seconds."""
+        return min(self.seconds, self.seconds + self.seen / MIN_BODY_RATE - self.waited)
+
+    def came(self, size: int, waited: float) -> None:
+        """A part of ``size`` bytes, after so many seconds."""
+        self.seen, self.waited = self.seen + size, self.waited + waited
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from starlette.types import Message, Receive, Scope
 
 from weightloom.engine.keys import bearer
-from weightloom.engine.limits import MIN_BODY_RATE
+from weightloom.engine.limits import MIN_BODY_RATE, BodyPace
 from weightloom.errors import DeadlineExceeded, LimitExceeded, WeightloomError
 
 __all__ = [
@@ -96,10 +96,7 @@ async def read_body(receive: Receive) -> bytes:
 
 @dataclass(frozen=True)
 class BodyLimit:
-    """size: in bytes, and ``what`` sets it, for people. seconds: for the next part to come, of which count is told.
-
-    Beyond them the whole body must come at MIN_BODY_RATE, lest a byte now and then keep a connection for days.
-    """
+    """size: in bytes, and ``what`` sets it, for people. seconds: of its ``BodyPace``. count: is told of each part."""
 
     size: int
     what: str
@@ -109,20 +106,20 @@ class BodyLimit:
 
 def limit_body(headers: Headers, receive: Receive, limit: BodyLimit) -> Receive:
     """``receive``, but raising LimitExceeded for a body that is longer, DeadlineExceeded for one that does not come."""
-    announced, seen, ended = headers.body_bytes(), 0, False
-    waited, time = 0.0, asyncio.get_running_loop().time
+    announced, pace, ended = headers.body_bytes(), BodyPace(limit.seconds), False
+    time = asyncio.get_running_loop().time
 
     async def limited() -> Message:
-        nonlocal seen, ended, waited
+        nonlocal ended
         if announced > limit.size:
             raise _too_large(announced, limit)
-        left, began = limit.seconds + seen / MIN_BODY_RATE - waited, time()
-        message = await (receive() if ended else _next_part(receive, min(limit.seconds, left), limit.seconds))
+        began = time()
+        message = await (receive() if ended else _next_part(receive, pace.left, limit.seconds))
         size = len(message.get("body", b""))
-        waited += time() - began
-        seen, ended = seen + size, not message.get("more_body", False)
-        if seen > limit.size:
-            raise _too_large(seen, limit)
+        pace.came(size, time() - began)
+        ended = not message.get("more_body", False)
+        if pace.seen > limit.size:
+            raise _too_large(pace.seen, limit)
         limit.count(size)
         return message
 

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 import grpc.aio
 
-from weightloom.engine.limits import MIN_BODY_RATE
+from weightloom.engine.limits import MIN_BODY_RATE, BodyPace
 from weightloom.errors import DeadlineExceeded, InvalidInput, LimitExceeded
 from weightloom.rpc import convert
 
@@ -55,17 +55,17 @@ async def read(
 async def _parts(
     context: grpc.aio.ServicerContext, first: bytes, max_bytes: int, stall_seconds: float
 ) -> AsyncIterator[bytes]:
-    part, seen, waited, time = first, 0, 0.0, asyncio.get_running_loop().time
+    part, pace, waited, time = first, BodyPace(stall_seconds), 0.0, asyncio.get_running_loop().time
     while True:
-        seen += len(part)
-        if seen > max_bytes:
+        pace.came(len(part), waited)
+        if pace.seen > max_bytes:
             expected = f"at most {max_bytes} (setting max_factors_bytes)"
-            raise LimitExceeded.at("factors", f"{seen} bytes or more", expected, code="body_too_large")
+            raise LimitExceeded.at("factors", f"{pace.seen} bytes or more", expected, code="body_too_large")
         yield part
         began = time()
-        async with in_time(stall_seconds, stall_seconds + seen / MIN_BODY_RATE - waited):
+        async with in_time(stall_seconds, pace.left):
             message = await next_message(context)
-        waited += time() - began
+        waited = time() - began
         if message is None:
             return
         digest, part = convert.factors_chunk(message)
