@@ -153,13 +153,15 @@ def test_what_dies_under_load_costs_nobody_a_file(server: RayCluster, happens: C
     requests = [Requests(server.url, enough) for _ in range(2)]
     for thread in (*streams, *requests):
         thread.start()
-    wait_until(lambda: all(stream.done for stream in streams))
-    told = happens(server)
-    before = [stream.done for stream in streams]
-    wait_until(lambda: all(stream.done > done + 1 for stream, done in zip(streams, before, strict=True)))
-    enough.set()
-    for thread in (*streams, *requests):
-        thread.join()
+    try:
+        wait_until(lambda: all(stream.done for stream in streams))
+        told = happens(server)
+        before = [stream.done for stream in streams]
+        wait_until(lambda: all(stream.done > done + 1 for stream, done in zip(streams, before, strict=True)))
+    finally:
+        enough.set()
+        for thread in (*streams, *requests):
+            thread.join()
     done, failed = sum(each.done for each in requests), [error for each in requests for error in each.failed]
     whole = sum(each.done for each in streams)
     print(f"\n{told}; {whole} files whole, {len(failed)} of {done} small requests failed {failed}")  # noqa: T201
