@@ -123,6 +123,9 @@ class _Context:
     def invocation_metadata(self) -> Sequence[tuple[str, str]]:
         return self._context.invocation_metadata()
 
+    def peer(self) -> str:
+        return str(self._context.peer())
+
     def time_remaining(self) -> None:
         return None
 

@@ -19,6 +19,7 @@ from weightloom.registry import ModelSummary
 from weightloom.requests import check_if_match
 from weightloom.rpc import convert, uploads
 from weightloom.rpc.guard import token_of
+from weightloom.rpc.receiving import Receiving
 from weightloom.rpc.status import status_of, trailers_of
 
 __all__ = ["SERVICE", "FabricationService"]
@@ -37,7 +38,8 @@ class FabricationService:
         self._engine, self._max_request_bytes, self._max_page = engine, max_request_bytes, max_page
         self._max_factors_bytes = max_factors_bytes
         # The gate can count a message only when it is there: so many may be on their way.
-        self._receiving = asyncio.Semaphore(max(1, engine.limits.max_bytes_in_flight // max_request_bytes))
+        places = max(1, engine.limits.max_bytes_in_flight // max_request_bytes)
+        self._receiving = Receiving(places, engine.limits.max_queue_seconds)
 
     def add_to(self, server: grpc.aio.Server) -> None:
         """Register the calls."""
@@ -145,7 +147,8 @@ class FabricationService:
 
     async def _receive_large(self, context: grpc.aio.ServicerContext, call: Call) -> bytes:
         """The one message of a request that the gate counts."""
-        async with uploads.in_time(self._engine.limits.stall_seconds), self._receiving:
+        caller = call.key or context.peer().rpartition(":")[0]  # without the port, which each connection has anew
+        async with self._receiving.place(caller):
             return await self._receive(context, partial(self._engine.admission.hold, call))
 
     async def _receive(self, context: grpc.aio.ServicerContext, count: Callable[[int], None]) -> bytes:
