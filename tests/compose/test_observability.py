@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 import yaml
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.models.dashboard import Dashboard
 from weightloom.errors import WeightloomError
 from weightloom.rest.problems import ROUTING_CODES
 from weightloom.settings import Settings
@@ -76,6 +78,21 @@ def test_the_dashboards_panels_do_not_overlap_and_have_a_data_source() -> None:
         cells |= own
     assert {panel["datasource"]["uid"] for panel in PANELS} == {source["uid"]}
     assert len({panel["id"] for panel in DASHBOARD["panels"]}) == len(DASHBOARD["panels"])
+
+
+def test_grafanas_own_schema_knows_every_field_of_the_dashboard() -> None:
+    """What it does not know it leaves out."""
+    read = json.loads(JSONEncoder().encode(Dashboard.from_json(DASHBOARD)))
+    assert lost(DASHBOARD, read) == []
+
+
+def lost(given: Any, read: Any, path: str = "") -> list[str]:
+    """Where ``read`` lacks something of ``given``, or has it otherwise."""
+    if isinstance(given, dict) and isinstance(read, dict):
+        return [where for key in given for where in lost(given[key], read.get(key), f"{path}.{key}")]
+    if isinstance(given, list) and isinstance(read, list) and len(given) == len(read):
+        return [where for i, (a, b) in enumerate(zip(given, read, strict=True)) for where in lost(a, b, f"{path}[{i}]")]
+    return [] if given == read else [path]
 
 
 def test_prometheus_and_grafana_find_each_other_and_the_server() -> None:

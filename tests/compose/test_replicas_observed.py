@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from support.compose import Deployment, docker
 from support.server import HTTP, wait_until
 from urllib3.exceptions import HTTPError
 
+DASHBOARD = json.loads((Path(__file__).parents[2] / "deploy/grafana/dashboards/weightloom.json").read_text())
 pytestmark = pytest.mark.timeout(1200)
 
 
@@ -34,6 +37,14 @@ def test_prometheus_takes_the_rules(replicas: Deployment, prometheus: str) -> No
     assert "SUCCESS: 7 rules found" in checked
     wait_until(lambda: {rule["health"] for rule in rules(prometheus)} == {"ok"})
     assert "WeightloomDown" not in {rule["name"] for rule in rules(prometheus) if rule["state"] == "firing"}
+
+
+def test_prometheus_answers_all_that_the_dashboard_asks(replicas: Deployment, prometheus: str) -> None:
+    for panel in DASHBOARD["panels"]:
+        for target in panel.get("targets", []):
+            query = target["expr"].replace("$__rate_interval", "1m").replace("$instance", ".*")
+            reply = HTTP.request("GET", f"{prometheus}/api/v1/query", fields={"query": query}).json()
+            assert reply["status"] == "success", (panel["title"], query, reply)
 
 
 def test_the_balancer_tells_prometheus_too(replicas: Deployment) -> None:
