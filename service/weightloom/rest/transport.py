@@ -7,7 +7,7 @@ goes behind it.
 
 A request's head has bounds here that uvicorn does not set: its size, its number of headers, and the time in which it
 comes; so has the number of requests that wait behind one that is being answered (pipelining): uvicorn reads on, and
-keeps some kilobytes for each. What is refused before the application sees it is told by the same documents as all errors.
+keeps some kilobytes for each. What is refused before the application sees it is told by the documents of all errors.
 """
 
 from __future__ import annotations
