@@ -53,11 +53,11 @@ def test_the_database_has_no_password_of_its_own_and_no_port() -> None:
     assert SERVICES["database"]["networks"] == ["database"]
 
 
-def test_haproxy_takes_the_configuration() -> None:
+def test_haproxy_takes_the_configuration_without_a_warning() -> None:
     program = shutil.which("haproxy") or shutil.which("haproxy", path="/usr/sbin:/usr/local/sbin")
     if program is None:
         pytest.skip("haproxy is not installed")
-    command = [program, "-c", "-f", str(ROOT / "deploy/haproxy/haproxy.cfg")]
+    command = [program, "-c", "-dW", "-f", str(ROOT / "deploy/haproxy/haproxy.cfg")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
