@@ -216,6 +216,12 @@ class Settings(BaseSettings):
         raise ValueError("expected http(s)://HOST or http(s)://HOST:PORT, an IPv6 address in brackets")
 
     @model_validator(mode="after")
+    def _each_front_has_a_port(self) -> Self:
+        if self.port == self.grpc_port != 0:
+            raise ValueError(f"another grpc_port than port ({self.port}): each front has its own")
+        return self
+
+    @model_validator(mode="after")
     def _tls_is_whole(self) -> Self:
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ValueError("tls_cert and tls_key, both or neither")
