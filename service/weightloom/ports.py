@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from ipaddress import ip_address
 
-__all__ = ["is_loopback", "reserve_port", "url_of"]
+__all__ = ["is_loopback", "listen", "reserve_port", "url_of"]
 
 
 def reserve_port(host: str, port: int, *, shared: bool = False) -> socket.socket:
@@ -25,6 +25,18 @@ def reserve_port(host: str, port: int, *, shared: bool = False) -> socket.socket
         reserved.close()
         raise OSError(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
     return reserved
+
+
+def listen(reserved: socket.socket, backlog: int) -> None:
+    """Raises OSError where another process has reserved the port at the same time, and was first to listen.
+
+    asyncio listens, too, but uvloop does not tell that it could not.
+    """
+    try:
+        reserved.listen(backlog)
+    except OSError as error:
+        host, port = reserved.getsockname()[:2]
+        raise OSError(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
 
 
 def is_loopback(host: str) -> bool:

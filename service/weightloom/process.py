@@ -15,6 +15,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from weightloom.engine import Engine
+from weightloom.ports import listen
 from weightloom.rest import build_app
 from weightloom.rest.transport import HeadLimits, tile_protocol
 from weightloom.settings import Settings
@@ -64,6 +65,7 @@ class Process:
         return 0
 
     async def _serve_all(self, listener: socket.socket) -> None:
+        listen(listener, self._rest.config.backlog)  # first: the port of gRPC would be shared with another server
         for front in self._fronts:
             await front.start()
         house_keeping = asyncio.ensure_future(self._engine.housekeeping.run())

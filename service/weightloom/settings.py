@@ -30,7 +30,8 @@ SHARED = ("max_streams", "max_queued", "max_bytes_in_flight", "factor_bytes", "s
 class Settings(BaseSettings):
     """The server's settings; each says what it bounds and in which unit."""
 
-    model_config = SettingsConfigDict(env_prefix="WEIGHTLOOM_", extra="ignore", frozen=True)
+    # An empty variable is one that was left out, to the command line as well: WEIGHTLOOM_TLS_CERT= in a file of them.
+    model_config = SettingsConfigDict(env_prefix="WEIGHTLOOM_", env_ignore_empty=True, extra="ignore", frozen=True)
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port of the REST front; 0 takes any free one.")
@@ -213,6 +214,12 @@ class Settings(BaseSettings):
             if parts.hostname and parts.port != 0:
                 return url
         raise ValueError("expected http(s)://HOST or http(s)://HOST:PORT, an IPv6 address in brackets")
+
+    @model_validator(mode="after")
+    def _each_front_has_a_port(self) -> Self:
+        if self.port == self.grpc_port != 0:
+            raise ValueError(f"another grpc_port than port ({self.port}): each front has its own")
+        return self
 
     @model_validator(mode="after")
     def _tls_is_whole(self) -> Self:

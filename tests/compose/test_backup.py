@@ -48,14 +48,35 @@ def brings_models_back(
     register(running, "writable/again")
 
 
+def test_a_backup_that_is_cut_off_costs_nothing_of_what_is_there(running: Deployment, tmp_path: Path) -> None:
+    costs_nothing(running, "In containers", tmp_path / "backup.tar")
+
+
+def test_a_dump_that_is_cut_off_costs_nothing_of_what_is_there(replicas: Deployment, tmp_path: Path) -> None:
+    costs_nothing(replicas, "Backup of the replicas", tmp_path / "registry.dump")
+
+
+def costs_nothing(running: Deployment, title: str, file: Path) -> None:
+    """To restore what lacks its end fails, and the service goes on with what it had."""
+    backup, restore = commands(title)
+    register(running, f"before/{title.lower().replace(' ', '-')}")
+    shell(backup, running, file.parent)
+    file.write_bytes(file.read_bytes()[:-20] if file.suffix == ".dump" else file.read_bytes()[:20_000])
+    listed = HTTP.request("GET", f"{running.url}/v1/models").json()
+    shell(restore, running, file.parent, succeeds=False)
+    running.up()
+    assert HTTP.request("GET", f"{running.url}/v1/models").json() == listed
+    register(running, f"after/{title.lower().replace(' ', '-')}")
+
+
 def register(running: Deployment, name: str) -> None:
     body = json.dumps({"name": name, "seed": len(name), "tensors": [{"name": "t", "shape": [2]}]}).encode()
     url, headers = f"{running.url}/v1/models", {"content-type": "application/json"}
     assert HTTP.request("POST", url, body=body, headers=headers).status == 201
 
 
-def shell(script: str, running: Deployment, folder: Path) -> None:
+def shell(script: str, running: Deployment, folder: Path, *, succeeds: bool = True) -> None:
     script = re.sub(r"\b(backup\.tar|factors\.tar|registry\.dump)\b", rf"{folder}/\1", script)
     command = ["bash", "-euo", "pipefail", "-c", script]
     done = subprocess.run(command, cwd=ROOT, env=running.environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert (done.returncode == 0) is succeeds, done.stdout + done.stderr

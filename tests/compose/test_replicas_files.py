@@ -53,11 +53,18 @@ def test_the_database_has_no_password_of_its_own_and_no_port() -> None:
     assert SERVICES["database"]["networks"] == ["database"]
 
 
-def test_haproxy_takes_the_configuration() -> None:
+def test_the_balancer_s_buffers_fit_into_its_memory() -> None:
+    """Who sends requests without an end, key or not, is not to have it killed."""
+    (size,), (number,) = found(r"^ *tune\.bufsize (\d+)$"), found(r"^ *tune\.buffers\.limit (\d+)$")
+    assert "${BALANCER_MEMORY_LIMIT:-1g}" in TEXT
+    assert int(size) * int(number) < 0.8 * (1 << 30)
+
+
+def test_haproxy_takes_the_configuration_without_a_warning() -> None:
     program = shutil.which("haproxy") or shutil.which("haproxy", path="/usr/sbin:/usr/local/sbin")
     if program is None:
         pytest.skip("haproxy is not installed")
-    command = [program, "-c", "-f", str(ROOT / "deploy/haproxy/haproxy.cfg")]
+    command = [program, "-c", "-dW", "-f", str(ROOT / "deploy/haproxy/haproxy.cfg")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from support.server import Server, running_server
+from weightloom.rest.transport import MAX_PIPELINED
 from weightloom.settings import Settings
 
 LIMIT = Settings.model_fields["max_header_bytes"].default
@@ -160,6 +161,28 @@ def test_rubbish_behind_a_request_ends_it(server: Server) -> None:
         status, document = answer(server, request + b"rubbish\r\n\r\n")
         assert (status, document["code"]) == (400, "malformed_http")
     assert server.log.read_text().count("Traceback") == before
+
+
+def test_so_many_requests_wait_for_the_reply_to_an_earlier_one_and_no_more(server: Server) -> None:
+    """Each is some kilobytes of memory, and brought no key yet."""
+    with server.connect() as sock:
+        sock.sendall(head() * 1000)
+        replies = rest_of(sock)
+    assert replies.count(b"HTTP/1.1 200") == MAX_PIPELINED + 1
+    assert replies.count(b"connection: close") == 1
+    assert replies.endswith(b'{"status":"alive"}')
+
+
+def test_requests_come_one_behind_the_other_for_as_long_as_some_are_answered(server: Server) -> None:
+    burst = head() * MAX_PIPELINED
+    with server.connect() as sock:
+        for _ in range(5):
+            sock.sendall(burst)
+            received = b""
+            while received.count(b"alive") < MAX_PIPELINED:
+                received += sock.recv(1 << 16)
+        sock.sendall(head(more=CLOSE))
+        assert rest_of(sock).count(b"HTTP/1.1 200") == 1
 
 
 def test_the_limits_are_settings(tmp_path: Path) -> None:

@@ -111,7 +111,7 @@ class Cluster:
 
     def restore(self, url: str, file: Path) -> None:
         """The backup into a database, in place of what is there."""
-        command = [self._bin / "pg_restore", "--clean", "--if-exists", f"--dbname={url}", file]
+        command = [self._bin / "pg_restore", "--single-transaction", "--clean", "--if-exists", f"--dbname={url}", file]
         subprocess.run(command, check=True, timeout=60)
 
     def _pid(self) -> int:

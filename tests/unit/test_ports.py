@@ -6,7 +6,7 @@ import socket
 
 import pytest
 from weightloom.engine.limits import available_cores
-from weightloom.ports import is_loopback, reserve_port, url_of
+from weightloom.ports import is_loopback, listen, reserve_port, url_of
 from weightloom.settings import Settings
 
 
@@ -28,6 +28,22 @@ def test_an_ipv6_address_has_brackets() -> None:
         pytest.skip(str(error))
     with listener:
         assert url_of(listener, "https").startswith("https://[::1]:")
+
+
+def test_of_two_that_reserved_a_port_at_once_one_listens() -> None:
+    with reserve_port("127.0.0.1", 0) as one:
+        port = one.getsockname()[1]
+        with reserve_port("127.0.0.1", port) as other:
+            listen(one, 1)
+            with pytest.raises(OSError, match=f"cannot listen on 127.0.0.1:{port}: Address already in use"):
+                listen(other, 1)
+        listen(one, 2)  # as each worker does with the same socket
+
+
+def test_each_front_has_a_port() -> None:
+    with pytest.raises(ValueError, match=r"another grpc_port than port \(8000\)"):
+        Settings(port=8000, grpc_port=8000)
+    assert Settings(port=0, grpc_port=0).grpc_port == 0
 
 
 LOOPBACK, OTHERS = ["127.0.0.1", "127.1.2.3", "::1", "localhost"], ["0.0.0.0", "::", "10.0.0.1", "example.org", ""]

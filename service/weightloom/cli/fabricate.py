@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, BinaryIO
 
 import typer
+from rich.markup import escape
 from weightloom_client.progress import Progress, progress_bar
 from weightloom_client.protocol import Options
 
@@ -43,7 +44,7 @@ def fabricate(
         else:
             with options.engine_for(wanted, data_dir) as engine:
                 asyncio.run(until_stopped(_weave(engine, wanted, file, progress)))
-    console(stderr=True).print(f"{output}: {output.stat().st_size:,} bytes")
+    console(stderr=True).print(f"{escape(str(output))}: {output.stat().st_size:,} bytes")
 
 
 async def _weave(engine: Engine, request: FabricateRequest, file: BinaryIO, progress: Progress) -> None:

@@ -51,7 +51,7 @@ def inspect(
         matrices = _made_matrices(spec, options.read_w(w) if w else given) if plot else []
     if plot:
         plot_matrices(matrices, plot, title=target)
-        out.print(f"{plot}: tensors drawn: {len(matrices)}")
+        out.print(f"{escape(str(plot))}: tensors drawn: {len(matrices)}")
 
 
 def _model_and_w(target: str, url: str | None, data_dir: Path) -> tuple[ModelSpec, W]:

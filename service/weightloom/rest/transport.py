@@ -6,7 +6,8 @@ the waiting: what the socket does not take at once goes to its own buffer, and w
 goes behind it.
 
 A request's head has bounds here that uvicorn does not set: its size, its number of headers, and the time in which it
-comes. What is refused before the application sees it is told by the same documents as all errors.
+comes; so has the number of requests that wait behind one that is being answered (pipelining): uvicorn reads on, and
+keeps some kilobytes for each. What is refused before the application sees it is told by the documents of all errors.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from starlette.types import Receive, Scope
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from weightloom.engine import Call
@@ -31,6 +33,7 @@ log = logging.getLogger(__name__)
 ABORT = "weightloom.abort"
 DIRECT_BYTES = 1 << 16  # below it the write is too short for the detour
 MAX_HEADERS = 256
+MAX_PIPELINED = 64  # requests that wait for the reply to an earlier one on their connection
 LINGER_SECONDS = 2.0
 
 
@@ -66,7 +69,8 @@ class TileProtocol(HttpToolsProtocol):
             milliseconds = min(int(2000 * self.stall_seconds), (1 << 31) - 1)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
         super().connection_made(_DirectTransport(transport) if plain else transport)  # type: ignore[arg-type]
-        self._in_head, self._too_large = False, False
+        self.flow = _Flow(self)
+        self._in_head, self._too_large, self._too_many = False, False, False
         self._outside = 0  # bytes since the last whole head or part of a body
         self._awaited_since: float | None = self.loop.time()  # since when there is no request; None while there is one
         self._watch = self.loop.call_later(self.head.seconds, self._watch_head)
@@ -80,7 +84,7 @@ class TileProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse what came, unless the connection is only kept until the client has read why it was refused."""
-        if self._linger is not None:
+        if self._linger is not None or self._too_many:
             return
         self._outside += len(data)
         if self.timeout_keep_alive_task is not None:
@@ -107,6 +111,9 @@ class TileProtocol(HttpToolsProtocol):
         if size > self.head.size or len(self.headers) > MAX_HEADERS:
             self._too_large = True
             raise ValueError(self.head.too_large)  # the parser stops, and send_400_response is called
+        if len(self.pipeline) >= MAX_PIPELINED:
+            self._too_many, self.cycle.keep_alive = True, False  # the last that waits is answered, and closes
+            raise ValueError("too many requests wait for replies")
         self._in_head, self._outside, self._awaited_since = False, 0, None
         super().on_headers_complete()
         if self.parser.should_upgrade():
@@ -137,7 +144,9 @@ class TileProtocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """What the parser refused."""
-        if self._too_large:
+        if self._too_many:
+            log.info("a connection ends behind %d requests that wait for their replies", MAX_PIPELINED)
+        elif self._too_large:
             self._refuse(431, self.head.too_large)
         else:
             self._refuse(400, "what came is not a request of HTTP/1.1")
@@ -190,6 +199,18 @@ async def cut_off(scope: Scope, receive: Receive) -> None:
     scope["extensions"][ABORT]()
     while (await receive())["type"] != "http.disconnect":
         pass
+
+
+class _Flow(FlowControl):
+    """uvicorn's, which does not read on while requests wait that are there already."""
+
+    def __init__(self, protocol: TileProtocol) -> None:
+        super().__init__(protocol.transport)
+        self._protocol = protocol
+
+    def resume_reading(self) -> None:
+        if not self._protocol.pipeline:
+            super().resume_reading()
 
 
 class _DirectTransport:

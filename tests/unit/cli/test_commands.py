@@ -230,6 +230,35 @@ def test_names_are_shown_as_they_are(shell: Shell) -> None:
     assert "a[/b]" in shell.run("inspect", "odd")
 
 
+def test_names_of_keys_and_files_are_shown_as_they_are(shell: Shell) -> None:
+    assert "'a[/b]'" in shell.run("keys", "create", "a[/b]")
+    assert "a[/b]" in shell.run("keys", "list")
+    (shell.folder / "a[").mkdir()
+    assert "a[/b]: " in shell.run("fabricate", "request.json", "-o", "a[/b]")
+
+
+@pytest.mark.parametrize("name", ["", " ", "n" * 201, "a\nb", "a\x1b[31m", "\udcff"])
+def test_keys_have_a_name_that_a_list_can_show(shell: Shell, name: str) -> None:
+    assert "printable characters" in shell.run("keys", "create", name, exit_code=2)
+    assert "no registry" in shell.run("keys", "list", exit_code=1)
+
+
+@pytest.mark.parametrize("days", ["0", "nan", "inf", "-1", "1e7", "1e300"])
+def test_keys_expire_at_a_time_that_there_is(shell: Shell, days: str) -> None:
+    assert "--days" in shell.run("keys", "create", "n", "--days", days, exit_code=2)
+
+
+def test_an_empty_variable_is_a_setting_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `WEIGHTLOOM_TLS_CERT=` in weightloom.env, which would otherwise be the folder "."."""
+    from weightloom.settings import Settings
+
+    for name in Settings.model_fields:
+        monkeypatch.setenv(f"WEIGHTLOOM_{name.upper()}", "")
+    assert Settings() == Settings.model_construct(
+        **{n: f.get_default(call_default_factory=True) for n, f in Settings.model_fields.items()}
+    )
+
+
 def test_requests_that_make_no_sense_are_told(shell: Shell) -> None:
     assert "expected a JSON request, or --model" in shell.run("fabricate", "-o", "x", exit_code=1)
     assert "No such file" in shell.run("fabricate", "nope.json", "-o", "x", exit_code=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -225,6 +226,21 @@ def test_a_backup_can_be_restored_here_and_elsewhere(
         with closing(PostgresRegistry(url, tmp_path)) as again:
             assert [model.name for model in again.page("", 9)] == ["known"]
             assert again.create(spec("new"))[1]
+
+
+def test_the_way_back_from_a_newer_version(
+    cluster: Cluster, database: str, registry: PostgresRegistry, tmp_path: Path
+) -> None:
+    """As documented: the newer one has made what the backup does not know."""
+    cluster.dump(database, tmp_path / "dump")
+    cluster.execute("CREATE TABLE weightloom.newer ()", name_of(database))
+    cluster.execute("INSERT INTO weightloom.migrations VALUES (99, 'newer', 'now')", name_of(database))
+    with pytest.raises(subprocess.CalledProcessError):
+        cluster.restore(database, tmp_path / "dump")
+    cluster.execute("DROP SCHEMA weightloom CASCADE", name_of(database))
+    cluster.restore(database, tmp_path / "dump")
+    with closing(PostgresRegistry(database, tmp_path)) as again:
+        assert [model.name for model in again.page("", 9)] == ["known"]
 
 
 def test_what_is_known_is_found_without_the_database(registry: PostgresRegistry) -> None:
