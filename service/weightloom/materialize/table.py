@@ -87,7 +87,7 @@ def checked_file(file: object) -> str:
     is_plain = all(ord(c) >= 0x20 and c not in "\\\x7f" and not 0xD800 <= ord(c) <= 0xDFFF for c in file)
     if not is_plain or any(part in ("", ".", "..") for part in parts) or len(file.encode()) > MAX_FILE_BYTES:
         raise InvalidInput.at("file", repr(file), expected)
-    if parts[0] == STATE_FOLDER or (os.name == "nt" and ":" in file):
+    if parts[0].casefold().rstrip(". ") == STATE_FOLDER or (os.name == "nt" and ":" in file):
         raise InvalidInput.at("file", repr(file), f"a place outside of {STATE_FOLDER}/")
     return file
 

@@ -31,7 +31,7 @@ def test_a_file_may_lie_anywhere_under_the_target(file: str) -> None:
 @pytest.mark.parametrize(
     "file",
     ["", "/etc/passwd", "../a", "a/../b", "a/.", "./a", "a//b", "a/", "a\\b", "a\0", "a\nb",
-     ".weightloom/x", "x" * 1025, "\ud800", None, 7],
+     ".weightloom/x", ".WeightLoom/x", ".weightloom./x", "x" * 1025, "\ud800", None, 7],
 )  # fmt: skip
 def test_a_file_lies_nowhere_else(file: object) -> None:
     with pytest.raises(InvalidInput, match="file: got"):
