@@ -10,6 +10,7 @@ import pytest
 import yaml
 from support.ray_serve import ray_env
 from weightloom.ray.requirements import check_environment, check_grpc_environment
+from weightloom.settings import Settings
 
 FOLDER = Path(__file__).parents[3] / "deploy/ray"
 
@@ -53,6 +54,17 @@ def test_grpc_has_a_service_and_only_pods_with_replicas_answer() -> None:
         assert service["selector"].items() <= labels.items()
     assert spec["excludeHeadPodFromServeSvc"] is True
     assert spec["rayClusterConfig"]["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
+
+
+def test_no_service_sets_a_setting() -> None:
+    """Kubernetes puts addresses of a namespace's Services into its pods' environments; KubeRay adds two of its own."""
+    found = kuberay()
+    ours = found["Service"]["metadata"]["name"]
+    (port,) = (one["name"] for one in found["Service"]["spec"]["ports"])
+    variables = {f"PORT_{port}", "PORT", "SERVICE_PORT", "SERVICE_HOST"}
+    names = [ours, *(f"{found['RayService']['metadata']['name']}-{kind}-svc" for kind in ("head", "serve"))]
+    set_there = {f"{name}_{variable}".replace("-", "_").lower() for name in names for variable in variables}
+    assert not set_there & {f"weightloom_{field}" for field in Settings.model_fields}
 
 
 def test_there_may_be_as_many_workers_as_replicas() -> None:
