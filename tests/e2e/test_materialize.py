@@ -104,6 +104,16 @@ def test_a_stop_ends_in_order_and_the_next_run_goes_on(number: int, table: Path,
     assert f"{ITEMS - before:,} made" in run(table, target, "-m", tmp_path / "slow.json")
 
 
+def test_ctrl_c_while_workers_begin_is_no_traceback(table: Path, tmp_path: Path) -> None:
+    arguments = table, tmp_path / "out", "-m", tmp_path / "slow.json", "--processes", 1
+    with subprocess.Popen(command(*arguments), stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        wait_until(lambda: len(children(process.pid)) == 2)  # the worker, and what multiprocessing has beside it
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        said = process.communicate()[1]
+    assert process.returncode == 128 + signal.SIGINT
+    assert "Traceback" not in said
+
+
 def test_two_runs_at_once_do_not_write_to_one_target(table: Path, tmp_path: Path) -> None:
     target = tmp_path / "out"
     with running(table, target, "-m", tmp_path / "slow.json", "--processes", 1) as process:

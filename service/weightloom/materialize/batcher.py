@@ -16,7 +16,7 @@ MAX_ROWS, MIN_ROWS = 256, 4
 INLINE_ROWS = 32  # of rows that bring their own specs, whose size is not known here
 BATCH_FILE_BYTES = 1 << 30  # of files that one batch makes, about
 BATCH_ROW_BYTES = 8 << 20  # of rows in one batch
-HELD_BYTES, HELD_ROWS = 64 << 20, 1 << 15  # of rows that wait for others of their model
+HELD_BYTES, HELD_ROWS = 64 << 20, 1 << 15  # of rows that wait for others of their model, and of their models' specs
 INLINE = ""
 
 
@@ -26,7 +26,12 @@ class _Waiting:
     most: int
     specs: dict[str, bytes]
     items: list[Item] = field(default_factory=list)
-    size: int = 0
+    size: int = 0  # of the rows
+
+    @property
+    def held(self) -> int:
+        """Bytes of all that waits."""
+        return self.size + sum(map(len, self.specs.values()))
 
 
 class Batcher:
@@ -69,8 +74,9 @@ class Batcher:
             most = max(MIN_ROWS, BATCH_FILE_BYTES // max(1, model.file_bytes)) if model else INLINE_ROWS
             self._waiting[key] = _Waiting(key, min(most, self._most), {})
         waiting = self._waiting[key]
-        if model and row.model:
+        if model and row.model and row.model not in waiting.specs:
             waiting.specs[row.model] = model.spec
+            self._held_bytes += len(model.spec)
         waiting.items.append(Item(row.number, row.file, row.body, row.model, known))
         waiting.size += row.size
         self._held_rows, self._held_bytes = self._held_rows + 1, self._held_bytes + row.size
@@ -78,5 +84,5 @@ class Batcher:
 
     def _taken(self, waiting: _Waiting) -> Batch:
         del self._waiting[waiting.key]
-        self._held_rows, self._held_bytes = self._held_rows - len(waiting.items), self._held_bytes - waiting.size
+        self._held_rows, self._held_bytes = self._held_rows - len(waiting.items), self._held_bytes - waiting.held
         return Batch(waiting.items, waiting.specs)

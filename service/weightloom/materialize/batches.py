@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass
 from typing import Literal
 
-from weightloom.errors import Unavailable, WeightloomError
+from weightloom.errors import InvalidInput, Unavailable, WeightloomError
 from weightloom.requests import FabricateRequest
 
 __all__ = ["Batch", "Item", "Known", "Outcome", "failure"]
@@ -66,8 +67,15 @@ class Outcome:
 
 
 def failure(row: int, file: str, error: BaseException) -> Outcome:
-    """A row that failed. The system's errors are told by their words, what nobody expects by its type, too."""
-    if isinstance(error, OSError):
+    """A row that failed. The system's errors are told by their words, what nobody expects by its type, too.
+
+    A name that the target's file system finds too long is the row's fault, so that many of them do not end the run.
+    """
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        error = InvalidInput.at(
+            "file", file, "names as short as the target's file system wants them (mostly 255 bytes)"
+        )
+    elif isinstance(error, OSError):
         error = Unavailable(str(error), code="target_unavailable")
     elif not isinstance(error, WeightloomError):
         error = WeightloomError(f"{type(error).__name__}: {error}")

@@ -26,6 +26,7 @@ __all__ = ["Journal"]
 
 SYNC_SECONDS = 10.0
 UNSURE = -1
+VERSION = 1  # of the schema
 BOOT = Path("/proc/sys/kernel/random/boot_id")
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS files (
@@ -60,7 +61,8 @@ class Journal:
     def open_for(cls, folder: Path, target: str) -> Journal:
         """The journal of ``target`` in ``folder``, made where it is missing.
 
-        Raises Unavailable where another run has it open, or it cannot be used, InvalidInput where it is another's.
+        Raises Unavailable where another run has it open, or it cannot be used, InvalidInput where it is another's, or
+        of a newer version.
         """
         path = folder / "journal.sqlite3"
         with _told(path):
@@ -71,7 +73,11 @@ class Journal:
         self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = NORMAL")
-        self._db.executescript("BEGIN EXCLUSIVE;" + SCHEMA + "COMMIT;")
+        (version,) = self._db.execute("PRAGMA user_version").fetchone()
+        if version > VERSION:
+            expected = f"{VERSION}: a newer weightloom has made it; go on with that one, or remove the file"
+            raise InvalidInput.at(str(self._path), f"version {version}", expected)
+        self._db.executescript(f"BEGIN EXCLUSIVE; {SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;")
         if (belongs_to := self._get("target", target)) != target:
             raise InvalidInput.at("state", f"that of {belongs_to}", f"that of {target}, or an empty folder")
         boot, durable = _boot_id(), int(self._get("synced", "0"))
@@ -96,12 +102,18 @@ class Journal:
         """Its items may be written over from now on: doubt those that are known until they are recorded again.
 
         Else a row that is changed, made, not recorded since the run is killed, and changed back would be thought to be
-        there. Raises Unavailable.
+        there. The doubt is on disk first, since a power cut could leave the new file and take it away. Raises
+        Unavailable.
         """
         known = [(UNSURE, item.file) for item in batch.items if item.known is not None]
+        if not known:
+            return
         with _told(self._path):
+            self._db.commit()
+            self._db.execute("PRAGMA synchronous = FULL")
             self._db.executemany("UPDATE files SET sync = ? WHERE file = ?", known)
             self._db.commit()
+            self._db.execute("PRAGMA synchronous = NORMAL")
 
     def record(self, outcomes: Iterable[Outcome]) -> None:
         """Enter what is there now, and sync from time to time. Raises Unavailable."""

@@ -114,8 +114,6 @@ class RemotePart:
                 self._upload.discard()
             with suppress(Exception):  # or fsspec completes it, as it is, when nobody holds it any more
                 self._upload.closed = True
-            with suppress(Exception):  # or fsspec completes it, as it is, when nobody holds it any more
-                self._upload.closed = True
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
@@ -53,15 +53,18 @@ def open_table(table: str, default_model: str | None) -> Iterator[Rows]:
     suffix = Path(table.rpartition("/")[2]).suffix
     if suffix not in SUFFIXES:
         raise InvalidInput.at("TABLE", table, "a file that ends in " + ", ".join(SUFFIXES))
-    with _opened(table) as source:
-        if suffix == ".parquet":
-            from weightloom.materialize.parquet import parquet_rows
+    with ExitStack() as stack:
+        with _told(table):
+            source = stack.enter_context(_opened(table))
+            if suffix == ".parquet":
+                from weightloom.materialize.parquet import parquet_rows
 
-            yield parquet_rows(source, default_model)
-        else:
-            # what fsspec opens may read whole lines only, however long they are
-            lines = source if isinstance(source, BufferedReader) else BufferedReader(source, PIECE_BYTES)
-            yield Rows(_count_rows(source), _json_rows(lines, default_model))
+                rows = parquet_rows(source, default_model)
+            else:
+                # what fsspec opens may read whole lines only, however long they are
+                lines = source if isinstance(source, BufferedReader) else BufferedReader(source, PIECE_BYTES)
+                rows = Rows(_count_rows(source), _json_rows(lines, default_model))
+        yield Rows(rows.total, _told_rows(table, rows))
 
 
 def _opened(table: str) -> Any:
@@ -78,6 +81,24 @@ def _opened(table: str) -> Any:
         raise InvalidInput.at("TABLE", table, f"a file, or a URL that fsspec knows ({error})") from error
 
 
+@contextmanager
+def _told(table: str) -> Iterator[None]:
+    """What the file system of a URL raises, of any type and often but a path, as an OSError that says so."""
+    try:
+        yield
+    except WeightloomError:
+        raise
+    except Exception as error:
+        if "://" not in table:
+            raise
+        raise OSError(f"the table {table} cannot be read: {type(error).__name__}: {error}") from error
+
+
+def _told_rows(table: str, rows: Rows) -> Iterator[Row | tuple[int, str, WeightloomError]]:
+    with _told(table):
+        yield from rows.rows
+
+
 def checked_file(file: object) -> str:
     """A file's place under the target. Raises InvalidInput for what could lie elsewhere, or among our own files."""
     expected = f"a relative path of at most {MAX_FILE_BYTES} bytes, with '/' between folders, without '.' and '..'"
@@ -87,7 +108,7 @@ def checked_file(file: object) -> str:
     is_plain = all(ord(c) >= 0x20 and c not in "\\\x7f" and not 0xD800 <= ord(c) <= 0xDFFF for c in file)
     if not is_plain or any(part in ("", ".", "..") for part in parts) or len(file.encode()) > MAX_FILE_BYTES:
         raise InvalidInput.at("file", repr(file), expected)
-    if parts[0] == STATE_FOLDER or (os.name == "nt" and ":" in file):
+    if parts[0].casefold().rstrip(". ") == STATE_FOLDER or (os.name == "nt" and ":" in file):
         raise InvalidInput.at("file", repr(file), f"a place outside of {STATE_FOLDER}/")
     return file
 

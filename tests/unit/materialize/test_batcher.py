@@ -67,6 +67,22 @@ def test_what_waits_for_others_is_bounded(limit: str, monkeypatch: pytest.Monkey
     assert given == 100
 
 
+def test_specs_of_models_that_wait_are_bounded_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table may name another model in each row."""
+    large = [ModelSpec.model_validate(OTHER.model_dump() | {"name": f"model-{number}"}) for number in range(50)]
+    monkeypatch.setattr(batcher, "HELD_BYTES", 5 * len(OTHER.model_dump_json()))
+    taken = 0
+
+    def counted() -> Iterator[Row]:
+        nonlocal taken
+        for row in rows([model.name for model in large], size=1):
+            taken += 1
+            yield row
+
+    made = Batcher(Models(large), lambda file, row: None, lambda outcome: None).batches(counted())
+    assert max(taken - given for given, _ in enumerate(made)) <= 6
+
+
 def test_rows_that_cannot_be_made_are_told_and_the_others_go_on() -> None:
     twice = [*rows(["demo", "nobody", "nobody"]), Row(4, "1", b"{}", "demo", 1), (5, "x", NotFound("no"))]
     batches, failed = batched(iter(twice))  # type: ignore[arg-type]

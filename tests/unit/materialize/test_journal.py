@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from weightloom.errors import InvalidInput, Unavailable
 from weightloom.materialize import journal as module
-from weightloom.materialize.batches import Known, Outcome
+from weightloom.materialize.batches import Batch, Item, Known, Outcome
 from weightloom.materialize.journal import Journal
 
 
@@ -51,6 +51,31 @@ def test_a_journal_is_of_one_target(tmp_path: Path) -> None:
         pass
     with pytest.raises(InvalidInput, match="s3://a/b"):
         Journal.open_for(tmp_path, "s3://c/d")
+
+
+def test_a_journal_of_a_newer_version_is_told_and_left_alone(tmp_path: Path) -> None:
+    with opened(tmp_path):
+        pass
+    with closing(sqlite3.connect(tmp_path / "journal.sqlite3")) as db:
+        db.execute(f"PRAGMA user_version = {module.VERSION + 1}")
+    before = (tmp_path / "journal.sqlite3").read_bytes()
+    with pytest.raises(InvalidInput, match=r"journal\.sqlite3: got version 2, expected 1: a newer weightloom"):
+        Journal.open_for(tmp_path, ".")
+    assert (tmp_path / "journal.sqlite3").read_bytes() == before
+
+
+def test_that_a_file_may_be_written_over_is_on_disk_before_it_is(tmp_path: Path) -> None:
+    with opened(tmp_path) as journal:
+        journal.claim("a", 1)
+        journal.record([made("a")])
+    with opened(tmp_path) as journal:
+        batch = Batch([Item(1, "a", b"", None, journal.claim("a", 1))], {})
+        done: list[str] = []
+        journal._db.set_trace_callback(done.append)
+        journal.begin(batch)
+        journal._db.set_trace_callback(None)
+    begun = [word for statement in done for word in ("= FULL", "UPDATE", "COMMIT", "= NORMAL") if word in statement]
+    assert begun == ["COMMIT", "= FULL", "UPDATE", "COMMIT", "= NORMAL"]  # in a transaction it would be ignored
 
 
 def test_what_is_no_journal_is_told(tmp_path: Path) -> None:

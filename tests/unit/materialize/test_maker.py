@@ -176,7 +176,7 @@ def test_what_the_system_refuses_is_told_for_that_item(tmp_path: Path) -> None:
     (tmp_path / "v/1.safetensors").mkdir()
     (tmp_path / "taken").touch()
     outcomes = made(str(tmp_path), item(0), item(1), item(2, file="taken/2"), item(3, file="n" * 300))
-    assert [outcome.code for outcome in outcomes] == ["", *["target_unavailable"] * 3]
+    assert [outcome.code for outcome in outcomes] == ["", *["target_unavailable"] * 2, "invalid_request"]
     assert list(Folder(tmp_path).parts.iterdir()) == []
 
 

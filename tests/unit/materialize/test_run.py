@@ -35,6 +35,13 @@ def test_a_table_in_parquet_gives_the_files_of_one_in_json(tmp_path: Path) -> No
         assert one.read_bytes() == other.read_bytes()
 
 
+def test_names_that_are_too_long_do_not_end_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("weightloom.materialize.run.MAX_REFUSED", 10)
+    write_lines(tmp_path / "t.jsonl", [*(row(n, file=f"{n}-{'n' * 250}.st") for n in range(100, 150)), row(1)])
+    tally = materialize(Job(str(tmp_path / "t.jsonl"), str(tmp_path / "out"), MODELS, processes=1))
+    assert (tally.made, tally.failed) == (1, 50)
+
+
 def test_a_run_that_is_to_stop_before_it_begins_makes_nothing(tmp_path: Path) -> None:
     write_lines(tmp_path / "t.jsonl", [row(1)])
     stop = threading.Event()

@@ -18,7 +18,7 @@ from weightloom.materialize.table import Row, checked_file, open_table
 from weightloom.requests import FabricateRequest, request_to_safetensors
 
 
-def read(path: Path, default: str | None = None) -> list[Any]:
+def read(path: Path | str, default: str | None = None) -> list[Any]:
     with open_table(str(path), default) as rows:
         return list(rows.rows)
 
@@ -31,7 +31,7 @@ def test_a_file_may_lie_anywhere_under_the_target(file: str) -> None:
 @pytest.mark.parametrize(
     "file",
     ["", "/etc/passwd", "../a", "a/../b", "a/.", "./a", "a//b", "a/", "a\\b", "a\0", "a\nb",
-     ".weightloom/x", "x" * 1025, "\ud800", None, 7],
+     ".weightloom/x", ".WeightLoom/x", ".weightloom./x", "x" * 1025, "\ud800", None, 7],
 )  # fmt: skip
 def test_a_file_lies_nowhere_else(file: object) -> None:
     with pytest.raises(InvalidInput, match="file: got"):
@@ -213,3 +213,24 @@ def test_a_table_may_lie_in_an_object_store(monkeypatch: pytest.MonkeyPatch) -> 
     with open_table("buffered://bucket/t.jsonl", None) as rows:
         assert rows.total is None
         assert [one.body for one in rows.rows if isinstance(one, Row)] == text.encode().splitlines(keepends=True)
+
+
+@pytest.mark.parametrize("name", ["t.jsonl", "t.parquet"])
+@pytest.mark.parametrize("error", [FileNotFoundError("bucket/t"), type("NoCredentialsError", (Exception,), {})("none")])
+def test_what_a_url_raises_is_told_with_it(name: str, error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(BufferedFiles, "_open", fail)
+    with pytest.raises(OSError, match=rf"table buffered://bucket/{name} cannot be read: {type(error).__name__}: "):
+        read(f"buffered://bucket/{name}")
+
+
+def test_a_url_that_fails_under_way_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "".join(json.dumps(row(number)) + "\n" for number in range(20_000))
+    monkeypatch.setattr(BufferedFiles, "files", {"bucket/t.jsonl": text.encode()})
+    with open_table("buffered://bucket/t.jsonl", None) as rows:
+        next(rows.rows)
+        monkeypatch.setattr(BufferedFiles, "files", {})
+        with pytest.raises(OSError, match=r"bucket/t\.jsonl cannot be read: KeyError: "):
+            list(rows.rows)
