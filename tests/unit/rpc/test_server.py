@@ -24,7 +24,7 @@ from weightloom.engine import Call, Engine, Observer
 from weightloom.fabric import load_backend, safetensors
 from weightloom.fabric.device import Cpu
 from weightloom.registry import SqliteRegistry
-from weightloom.rpc import RpcFront
+from weightloom.rpc import RpcFront, service
 from weightloom.rpc.service import SERVICE
 from weightloom.rpc.status import STATUS
 from weightloom.settings import Settings
@@ -245,6 +245,28 @@ def test_a_stream_that_runs_does_not_keep_its_message(engine: Failing) -> None:
 
     kept = run(engine, meet)
     assert 1 <= kept / len(w_file) < 1.6
+
+
+def test_a_reply_that_is_given_up_as_it_begins_ends_for_its_client_too(
+    engine: Failing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Time is up while gRPC is still at the reply's first metadata: met on a machine that had no time for either."""
+    write = service._Reply.write
+
+    async def no_time(reply: Any, tile: memoryview) -> None:
+        try:
+            async with asyncio.timeout(0):  # over at once, and gRPC needs its own thread
+                await write(reply, tile)
+        except TimeoutError:
+            raise errors.DeadlineExceeded("not one tile was taken", code="reader_stalled") from None
+
+    async def meet(front: RpcFront, channel: Any) -> Any:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await FabricationServiceStub(channel).Fabricate(REQUEST, timeout=40).read()
+        return read_failure(caught.value)
+
+    monkeypatch.setattr(service._Reply, "write", no_time)
+    assert run(engine, meet).reason == "reader_stalled"
 
 
 def test_a_port_that_is_taken_is_told(engine: Failing) -> None:
