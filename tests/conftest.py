@@ -7,15 +7,16 @@ import sys
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from support.postgres import Cluster, running_cluster
 from support.server import Server, running_server
 from weightloom.fabric import Backend, load_backend
 from weightloom.fabric.backend import BACKENDS
 
-# Shared machines stall, so no example has a deadline; CI tries the same examples each time, a developer new ones.
-settings.register_profile("default", deadline=None)
-settings.register_profile("ci", deadline=None, derandomize=True)
+# Shared machines stall, so nothing has a deadline; CI tries the same examples each time, a developer new ones.
+PATIENT = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("default", **PATIENT)
+settings.register_profile("ci", derandomize=True, **PATIENT)
 settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import resource
-import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -53,6 +53,13 @@ def long_ago(server: Server) -> None:
 @pytest.fixture
 def own(tmp_path: Path) -> Iterator[Server]:
     """A server without factors, of one test's own."""
+    with running_server(tmp_path / "data", max_factors_bytes=4096) as server:
+        yield server
+
+
+@pytest.fixture
+def impatient(tmp_path: Path) -> Iterator[Server]:
+    """One that waits a second for what does not come."""
     with running_server(tmp_path / "data", max_factors_bytes=4096, stall_seconds=1) as server:
         yield server
 
@@ -177,17 +184,27 @@ def test_too_much_is_refused(own: Server, announced: bool) -> None:
     assert not list((own.data_dir / "factors").glob("*"))
 
 
-def test_an_upload_that_breaks_off_or_stalls_leaves_nothing(own: Server) -> None:
-    address = own.url.removeprefix("http://").split(":")
-    head = f"PUT {path_of(BLOB)} HTTP/1.1\r\nHost: h\r\nContent-Length: {len(BLOB)}\r\n\r\n".encode()
-    with socket.create_connection((address[0], int(address[1]))) as gone:
-        gone.sendall(head + BLOB[:100])
-        wait_until(lambda: list((own.data_dir / "factors").glob(".*.part")))
-    wait_until(lambda: not list((own.data_dir / "factors").glob("*")))
-    with socket.create_connection((address[0], int(address[1]))) as stalled:
-        stalled.sendall(head + BLOB[:100])
-        assert b"sender_stalled" in stalled.makefile("rb").read(4096)
-    assert not list((own.data_dir / "factors").glob("*"))
+UPLOAD = f"PUT {path_of(BLOB)} HTTP/1.1\r\nHost: h\r\nContent-Length: {len(BLOB)}\r\n\r\n".encode()
+
+
+def parts_of(server: Server) -> list[Path]:
+    return list((server.data_dir / "factors").glob("*"))
+
+
+def test_an_upload_that_breaks_off_leaves_nothing(own: Server) -> None:
+    with own.connect() as gone:
+        gone.sendall(UPLOAD + BLOB[:100])
+        wait_until(lambda: parts_of(own))
+    wait_until(lambda: not parts_of(own))
+
+
+def test_an_upload_that_stalls_leaves_nothing(impatient: Server) -> None:
+    with impatient.connect() as stalled:
+        stalled.sendall(UPLOAD + BLOB[:100])
+        reply = http.client.HTTPResponse(stalled)
+        reply.begin()
+        assert b"sender_stalled" in reply.read()
+    wait_until(lambda: not parts_of(impatient))
 
 
 def test_only_the_first_chunk_of_an_upload_names_it(own: Server) -> None:

@@ -330,8 +330,10 @@ def test_an_upload_that_trickles_is_not_waited_for(tmp_path: Path) -> None:
 
     with running_server(tmp_path / "data", stall_seconds=0.5) as server, stub_of(server.grpc_target) as stub:
         never = threading.Event()
-        failure = failure_of(lambda: stub.PutFactors(trickle(never), timeout=60))
-        never.set()
+        try:
+            failure = failure_of(lambda: stub.PutFactors(trickle(never), timeout=60))
+        finally:
+            never.set()
     assert (failure.status, failure.reason) == (grpc.StatusCode.DEADLINE_EXCEEDED, "sender_stalled")
     assert "1024 bytes a second" in failure.message
 
@@ -344,7 +346,9 @@ def test_a_request_that_does_not_come_is_not_waited_for(tmp_path: Path) -> None:
         for method in (*UNARY, "PutFactors", "Fabricate"):
             never = threading.Event()
             silent = (b"" for _ in iter(never.wait, True))
-            call = channel.stream_stream(f"/weightloom.v1.FabricationService/{method}")(silent, timeout=30)
-            failure = failure_of(lambda call=call: list(call))
-            never.set()
+            call = channel.stream_stream(f"/weightloom.v1.FabricationService/{method}")(silent, timeout=60)
+            try:
+                failure = failure_of(lambda call=call: list(call))
+            finally:
+                never.set()
             assert (failure.status, failure.reason) == (grpc.StatusCode.DEADLINE_EXCEEDED, "sender_stalled"), method

@@ -7,8 +7,8 @@ import random
 from collections.abc import Iterator
 
 import pytest
-from support.metrics import Sample, scrape, value, wait_for
-from support.server import Server, running_server
+from support.metrics import Sample, scrape, value
+from support.server import Server, running_server, wait_until
 from support.streams import BareClient, bulk
 from weightloom.telemetry.counting import CALLS, FRONTS, OTHER
 from weightloom.telemetry.metrics import METRICS
@@ -103,7 +103,7 @@ def test_a_stream_that_its_reader_leaves_is_counted_as_cancelled(counted: Server
     before = ended(scrape(counted), "fabricate", "cancelled")
     with BareClient(counted.url, bulk(1 << 18)) as client:
         next(client.read())
-    wait_for(lambda: ended(scrape(counted), "fabricate", "cancelled") == before + 1)
+    wait_until(lambda: ended(scrape(counted), "fabricate", "cancelled") == before + 1)
 
 
 def test_bytes_and_elements_are_counted(counted: Server) -> None:

@@ -8,8 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from support.metrics import wait_for
-from support.server import Server, running_server
+from support.server import Server, running_server, wait_until
 
 PLACES = [
     ("GET", "/healthz", 200),
@@ -55,7 +54,7 @@ def line_of(server: Server, request_id: str) -> dict[str, Any]:
     def found() -> list[dict[str, Any]]:
         return [line for line in lines(server) if line["request_id"] == request_id]
 
-    wait_for(found)
+    wait_until(found)
     (line,) = found()
     return line
 
@@ -105,7 +104,7 @@ def test_the_console_form_has_one_line_for_each_call_whatever_the_model_is_calle
 ) -> None:
     with running_server(tmp_path_factory.mktemp("console") / "data", access_log=True) as server:
         server.request("GET", "/v1/models/no%1Bsuch", x_request_id="console-1")
-        wait_for(lambda: "console-1" in server.log.read_text())
+        wait_until(lambda: "console-1" in server.log.read_text())
         (line,) = [line for line in server.log.read_text().splitlines() if "console-1" in line]
     assert f"INFO weightloom.access [{server.process.pid} console-1] rest get_model model_not_found" in line
     assert r"model='no\x1bsuch'" in line

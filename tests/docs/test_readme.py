@@ -17,6 +17,7 @@ from support.server import Server
 from support.tinybig import save_a_model
 from weightloom.requests.json_form import ByModel, Inline
 
+pytestmark = pytest.mark.timeout(900)  # many programs, one after the other
 ROOT = Path(__file__).parents[2]
 
 

@@ -94,8 +94,10 @@ def register_until_it_dies(server: Server, who: int, acknowledged: dict[str, str
 
 
 def register_by_rest(server: Server, _: Any, name: str, seed: int) -> str:
-    reply = server.post_json("/v1/models", {"name": name, "seed": seed, "tensors": [{"name": "t", "shape": [2]}]})
-    assert reply.status == 201
+    value = {"name": name, "seed": seed, "tensors": [{"name": "t", "shape": [2]}]}
+    while (reply := server.post_json("/v1/models", value)).status == 503:
+        pass  # the disk is slow: its turn did not come
+    assert reply.status == 201, reply.data
     return str(reply.json()["digest"])
 
 
@@ -114,9 +116,12 @@ def live_until_killed(server: Server, streams: list[Stream]) -> dict[str, str]:
         done += [pool.submit(register_until_it_dies, server, who, acknowledged) for who in range(4)]
         try:
             wait_until(lambda: len(acknowledged) > 60 and all(len(stream.data) > 1 << 20 for stream in streams))
+            wait_until(lambda: {f"new/{who}/0" for who in range(4)} <= acknowledged.keys())  # each has begun
         finally:
-            server.kill()
-            killed.set()
+            try:
+                server.kill()
+            finally:
+                killed.set()
     for future in done:
         future.result()
     return acknowledged

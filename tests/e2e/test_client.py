@@ -10,11 +10,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from support.metrics import scrape, value
 from support.proxy import delay, proxy_to
 from support.server import Server, running_server, wait_until
 from support.streams import Reader, bulk, local_hash
@@ -152,18 +154,23 @@ def test_a_large_file_comes_from_several_replicas_at_once(server: Server, other:
 def test_a_full_server_is_asked_again_after_its_retry_after(tmp_path: Path) -> None:
     """One stream and no queue: a second one is refused until the first reader has gone."""
     with running_server(tmp_path / "data", max_streams=1, max_queued=0) as server:
-        with Reader(server, bulk(1 << 15)), Client(server.url, retries=RetryPolicy(tries=1)) as client:
+        with Reader(server, bulk(1 << 18)), Client(server.url, retries=RetryPolicy(tries=1)) as client:
             wait_until(lambda: server.post_json("/fabricate", bulk(1000)).status == 429)
             with pytest.raises(ServerBusy) as told:
                 client.fabricate(*split(bulk(1000)))
             assert told.value.code == "too_many_requests"
             assert told.value.retry_after
-        wait_until(lambda: server.post_json("/fabricate", bulk(1000)).status == 200)  # the reader's place is free again
-        reader = Reader(server, bulk(1 << 15))
-        reader.start()
-        threading.Timer(0.5, reader.__exit__).start()
-        with Client(server.url) as client:
-            assert client.fabricate(*split(bulk(1000)))["t"].shape == (1000, 1000)
+        wait_until(lambda: value(scrape(server), "streams_running") == 0)  # the reader's place is free again
+        with Client(server.url) as client, ThreadPoolExecutor(1) as pool:
+            with Reader(server, bulk(1 << 18)):
+                before = refused(server)
+                made = pool.submit(client.fabricate, *split(bulk(1000)))
+                wait_until(lambda: refused(server) > before)
+            assert made.result()["t"].shape == (1000, 1000)
+
+
+def refused(server: Server) -> float:
+    return value(scrape(server), "requests_total", front="rest", call="fabricate", code="too_many_requests")
 
 
 def test_many_calls_run_at_once_in_one_event_loop(server: Server) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import grpc
 import pytest
+import urllib3
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
@@ -96,8 +97,7 @@ def test_a_full_gate_says_when_to_come_again(tmp_path: Path) -> None:
         assert int(full.trailers["grpc-retry-pushback-ms"]) == full.retry_after * 1000
         assert data_of(stub.Fabricate(request_message(bulk(64)))), "small requests need no place"
         first.cancel()
-        assert becomes_idle(server)
-        next(stub.Fabricate(ENDLESS))
+        wait_until(lambda: stub_failure(stub) is None)
 
 
 def test_requests_count_as_bytes_in_flight(tmp_path: Path) -> None:
@@ -113,10 +113,7 @@ def test_a_reader_that_stalls_loses_its_place_and_is_told_when_it_reads_on(tmp_p
     with running_server(tmp_path / "data", **limits) as server, stub_of(server.grpc_target) as stub:
         stalled = stub.Fabricate(ENDLESS)
         next(stalled)
-        deadline = time.monotonic() + 60
-        while stub_failure(stub) and time.monotonic() < deadline:
-            time.sleep(0.1)
-        assert stub_failure(stub) is None
+        wait_until(lambda: stub_failure(stub) is None)
         late = failure_of(lambda: list(stalled))
         assert (late.status, late.reason) == (grpc.StatusCode.DEADLINE_EXCEEDED, "reader_stalled")
 
@@ -166,7 +163,7 @@ def test_sigterm_lets_a_running_stream_end_and_exits_with_zero(tmp_path: Path) -
             if number == 3:
                 server.process.send_signal(signal.SIGTERM)
         assert digest.hexdigest() == local_hash(request)
-        assert server.process.wait(30) == 0
+        assert server.exit_code() == 0
 
 
 def test_a_stream_that_never_ends_is_cut_after_the_grace(tmp_path: Path) -> None:
@@ -194,14 +191,22 @@ def test_two_workers_share_the_port_and_give_the_same_bytes(tmp_path: Path) -> N
 
 
 def test_while_a_server_drains_it_is_not_serving_but_still_serves(tmp_path: Path) -> None:
-    with running_server(tmp_path / "data", drain_seconds=3) as server, channel_to(server.grpc_target) as channel:
+    settings = {"drain_seconds": 3600, "shutdown_seconds": 3600}
+    with running_server(tmp_path / "data", **settings) as server, channel_to(server.grpc_target) as channel:
         watch = HealthStub(channel).Watch(HealthCheckRequest(service=SERVICE))
         assert next(watch).status == HealthCheckResponse.SERVING
         server.process.send_signal(signal.SIGTERM)
         assert next(watch).status == HealthCheckResponse.NOT_SERVING
         with stub_of(server.grpc_target) as stub:
             assert data_of(stub.Fabricate(request_message(bulk(300))))
-        assert server.process.wait(30) == 0
+
+
+def readiness(server: Server) -> int | None:
+    """The status; None where a worker that ends has cut the connection."""
+    try:
+        return server.request("GET", "/readyz", connection="close").status
+    except urllib3.exceptions.HTTPError:
+        return None
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -211,9 +216,9 @@ def test_a_second_signal_ends_at_once(tmp_path: Path, workers: int) -> None:
         stream = stub.Fabricate(ENDLESS)
         next(stream)
         server.process.send_signal(signal.SIGTERM)
-        wait_until(lambda: server.request("GET", "/readyz").status == 503)
+        wait_until(lambda: readiness(server) == 503)
         server.process.send_signal(signal.SIGTERM)
-        assert server.process.wait(30) == 128 + signal.SIGTERM
+        assert server.exit_code() == 128 + signal.SIGTERM
     assert "Event loop is closed" not in server.log.read_text(), "gRPC was stopped before its loop"
 
 
@@ -243,7 +248,8 @@ def test_health_follows_the_registry(tmp_path: Path) -> None:
         watch = HealthStub(channel).Watch(HealthCheckRequest(service=SERVICE))
         assert next(watch).status == HealthCheckResponse.SERVING
         for file in (tmp_path / "data").iterdir():
-            file.write_bytes(b"rubbish" * 2000)
+            with file.open("r+b") as opened:  # not truncated: SQLite maps one of them, and would die by SIGBUS
+                opened.write(b"rubbish" * 2000)
         assert next(watch).status == HealthCheckResponse.NOT_SERVING
         wait_until(lambda: "gRPC health: not serving: " in server.log.read_text())  # lines are written by a thread
 

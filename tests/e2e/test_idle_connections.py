@@ -25,7 +25,7 @@ def status_of_reply(connection: socket.socket) -> int:
 
 def test_an_idle_connection_ends_after_keep_alive_seconds(tmp_path: Path) -> None:
     with running_server(tmp_path / "data", keep_alive_seconds=1) as server:
-        connection = http.client.HTTPConnection(urlsplit(server.url).netloc, timeout=30)
+        connection = http.client.HTTPConnection(urlsplit(server.url).netloc, timeout=60)
         connection.request("GET", "/healthz")
         assert connection.getresponse().read() == b'{"status":"alive"}'
         assert connection.sock.recv(1) == b""
@@ -35,14 +35,14 @@ def test_an_idle_connection_ends_after_keep_alive_seconds(tmp_path: Path) -> Non
 def test_a_connection_may_be_idle_for_longer_than_a_head_may_take(tmp_path: Path) -> None:
     """The time for a head begins with the head, though it comes in pieces."""
     with (
-        running_server(tmp_path / "data", keep_alive_seconds=60, header_seconds=3) as server,
+        running_server(tmp_path / "data", keep_alive_seconds=60, header_seconds=6) as server,
         server.connect() as connection,
     ):
         connection.sendall(HEAD)
         assert status_of_reply(connection) == 200
-        time.sleep(5)
+        time.sleep(8)
         connection.sendall(HEAD[:9])
-        time.sleep(2)
+        time.sleep(0.5)
         connection.sendall(HEAD[9:])
         assert status_of_reply(connection) == 200
 
@@ -50,25 +50,25 @@ def test_a_connection_may_be_idle_for_longer_than_a_head_may_take(tmp_path: Path
 def test_a_body_that_comes_behind_its_reply_takes_nothing_off_the_idle_time(tmp_path: Path) -> None:
     """It is known to be too long before it has come."""
     with (
-        running_server(tmp_path / "data", keep_alive_seconds=60, header_seconds=1) as server,
+        running_server(tmp_path / "data", keep_alive_seconds=60, header_seconds=3) as server,
         server.connect() as connection,
     ):
         connection.sendall(REFUSED)
         assert status_of_reply(connection) == 413
         connection.sendall(BODY)
-        time.sleep(3)
+        time.sleep(5)
         connection.sendall(HEAD)
         assert status_of_reply(connection) == 200
 
 
 def test_a_head_that_comes_with_the_end_of_such_a_body_has_its_own_time(tmp_path: Path) -> None:
     with (
-        running_server(tmp_path / "data", keep_alive_seconds=1, header_seconds=60) as server,
+        running_server(tmp_path / "data", keep_alive_seconds=4, header_seconds=60) as server,
         server.connect() as connection,
     ):
         connection.sendall(REFUSED)
         assert status_of_reply(connection) == 413
         connection.sendall(BODY + HEAD[:9])
-        time.sleep(3)
+        time.sleep(6)
         connection.sendall(HEAD[9:])
         assert status_of_reply(connection) == 200

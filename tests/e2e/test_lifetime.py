@@ -30,8 +30,9 @@ def register_until_it_dies(server: Server, worker: int, acknowledged: list[str])
             reply = server.post_json("/v1/models", spec)
         except urllib3.exceptions.HTTPError:
             return
-        assert reply.status == 201
-        acknowledged.append(str(spec["name"]))
+        if reply.status != 503:  # where the disk is slow its turn does not come
+            assert reply.status == 201, reply.data
+            acknowledged.append(str(spec["name"]))
 
 
 @both
@@ -40,9 +41,12 @@ def test_every_acknowledged_model_survives_kill_9(tmp_path: Path, workers: int) 
     with running_server(tmp_path / "data", workers=workers) as server:
         with ThreadPoolExecutor(4) as pool:
             done = [pool.submit(register_until_it_dies, server, worker, acknowledged) for worker in range(4)]
-            wait_until(lambda: len(acknowledged) >= 40)
-            server.kill()
-        assert all(future.exception() is None for future in done)
+            try:
+                wait_until(lambda: len(acknowledged) >= 40)
+            finally:
+                server.kill()
+        for future in done:
+            future.result()
     with running_server(tmp_path / "data") as again:
         for name in acknowledged:
             assert again.request("GET", f"/v1/models/{name}").status == 200, name
@@ -85,19 +89,23 @@ def test_sigterm_lets_a_running_stream_end_and_exits_with_zero(tmp_path: Path, w
                 if number == 3:
                     server.process.send_signal(signal.SIGTERM)
                     wait_until(lambda: code_of(server, "GET", "/readyz") == "draining")
-                    assert code_of(server, "GET", "/readyz?exclude=registry") == "draining"
+                    wait_until(lambda: code_of(server, "GET", "/readyz?exclude=registry") == "draining")
                     wait_until(lambda: fabricate(server) == "draining")
                     wait_until(lambda: code_of(server, "GET", "/healthz") == "ok")
         assert digest.hexdigest() == local_hash(request)
-        assert server.process.wait(30) == 0
+        assert server.exit_code() == 0
 
 
 def test_for_a_moment_after_sigterm_requests_are_still_taken(tmp_path: Path) -> None:
-    with running_server(tmp_path / "data", drain_seconds=3) as server:
+    with running_server(tmp_path / "data", drain_seconds=3600, shutdown_seconds=3600) as server:
         server.process.send_signal(signal.SIGTERM)
         wait_until(lambda: code_of(server, "GET", "/readyz") == "draining")
         assert fabricate(server) == "ok"
-        assert server.process.wait(30) == 0
+
+
+def test_the_moment_after_sigterm_has_an_end(tmp_path: Path) -> None:
+    with running_server(tmp_path / "data", drain_seconds=1, shutdown_seconds=3600) as server:
+        assert server.stop() == 0
 
 
 @contextmanager
@@ -124,7 +132,7 @@ def test_a_second_signal_ends_at_once(tmp_path: Path, workers: int, number: sign
         server.process.send_signal(number)
         wait_until(lambda: code_of(server, "GET", "/readyz") == "draining")
         server.process.send_signal(number)
-        assert server.process.wait(30) == 128 + number
+        assert server.exit_code() == 128 + number
 
 
 def start_in_vain(**settings: object) -> str:

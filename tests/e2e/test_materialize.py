@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -9,7 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -61,12 +62,33 @@ def files_in(target: Path) -> dict[str, tuple[int, int]]:
     return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in found}
 
 
+@contextmanager
+def endless(table: Path) -> Iterator[Path]:
+    """A table of the same rows whose end does not come while the context is open: no run is done before that, however
+    long it takes until somebody looks. The rows that would come with the end (a batch has 256) are not made before.
+    """
+    pipe = table.with_name("endless.jsonl")
+    os.mkfifo(pipe)
+    descriptor = os.open(pipe, os.O_RDWR)  # does not wait for a reader
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, 1 << 20)
+        with memoryview(table.read_bytes()) as rows:
+            assert os.write(descriptor, rows) == len(rows)
+        yield pipe
+    finally:
+        os.close(descriptor)
+        pipe.unlink()
+
+
 def stop_half_way(table: Path, target: Path, number: int) -> str:
     """Send it a signal when a part of the files is there, and wait until all of its processes are gone."""
-    with running(table, target, "-m", table.with_name("slow.json"), "--processes", 2) as process:
-        wait_until(lambda: len(files_in(target)) >= ITEMS // 6)
-        workers = children(process.pid)
-        process.send_signal(number)
+    options = ("-m", table.with_name("slow.json"), "--processes", 2)
+    with ExitStack() as stack:
+        with endless(table) as rows:
+            process = stack.enter_context(running(rows, target, *options))
+            wait_until(lambda: len(files_in(target)) >= ITEMS // 6)
+            workers = children(process.pid)
+            process.send_signal(number)
         said = process.communicate()[1]
         wait_until(lambda: not any(map(is_running, workers)))
         assert process.returncode in {-number, 128 + number}
@@ -116,18 +138,20 @@ def test_ctrl_c_while_workers_begin_is_no_traceback(table: Path, tmp_path: Path)
 
 def test_two_runs_at_once_do_not_write_to_one_target(table: Path, tmp_path: Path) -> None:
     target = tmp_path / "out"
-    with running(table, target, "-m", tmp_path / "slow.json", "--processes", 1) as process:
+    with endless(table) as rows, running(rows, target, "-m", tmp_path / "slow.json", "--processes", 1):
         wait_until(lambda: files_in(target))
-        process.send_signal(signal.SIGSTOP)  # or it might be done already
         said = run(table, target, "-m", tmp_path / "slow.json", exit_code=1)
     assert "another run has this target" in said
 
 
 def test_a_worker_that_is_killed_costs_nothing(table: Path, tmp_path: Path) -> None:
     target = tmp_path / "out"
-    with running(table, target, "-m", tmp_path / "slow.json", "--processes", 2) as process:
-        wait_until(lambda: files_in(target))
-        os.kill(children(process.pid)[-1], signal.SIGKILL)
+    options = ("-m", tmp_path / "slow.json", "--processes", 2)
+    with ExitStack() as stack:
+        with endless(table) as rows:
+            process = stack.enter_context(running(rows, target, *options))
+            wait_until(lambda: files_in(target))
+            os.kill(children(process.pid)[-1], signal.SIGKILL)
         said = process.communicate()[1]
     assert process.returncode == 0, said
     assert len(files_in(target)) == ITEMS

@@ -13,7 +13,7 @@ from support.ray_alone import alone, why_not
 from support.tables import MODEL, SPEC, row, w_of, write_lines
 from weightloom.fabric import VirtualFile
 
-pytestmark = [pytest.mark.skipif(bool(why_not()), reason=why_not()), pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.skipif(bool(why_not()), reason=why_not()), pytest.mark.timeout(1200)]
 
 ENVIRONMENT = os.environ | {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -44,7 +44,7 @@ ELSEWHERE = """
 mkdir elsewhere; cd elsewhere
 python -m ray.scripts.scripts start --head --port=6399 --num-cpus=1 --include-dashboard=false --block >/dev/null &
 cd ..
-for i in $(seq 60); do (: </dev/tcp/127.0.0.1/6399) 2>/dev/null && break; sleep 1; done
+for i in $(seq 200); do (: </dev/tcp/127.0.0.1/6399) 2>/dev/null && break; sleep 1; done
 "$@"; code=$?
 kill %1; wait
 exit $code

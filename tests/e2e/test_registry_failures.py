@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.server import Server, running_server
+from support.server import Server, running_server, wait_until
 
 both = pytest.mark.parametrize("workers", [1, 2])
 FILE = "registry.sqlite3"
@@ -49,12 +49,14 @@ def server_with_a_model(data_dir: Path, workers: int = 1) -> Iterator[Server]:
         yield server
 
 
-def assert_only_reads(server: Server, why: str) -> None:
-    status, detail = create(server, "refused", 100)
-    assert (status, why in detail) == (503, True), detail
+def assert_only_reads(server: Server, why: str) -> str:
+    """Also which worker was asked to write, as the ids of its requests begin."""
+    reply = server.post_json("/v1/models", spec("refused", 100), connection="close")
+    assert (reply.status, why in reply.json()["detail"]) == (503, True), reply.data
     gone = server.request("DELETE", "/v1/models/known", connection="close")
     assert (gone.status, gone.json()["code"]) == (503, "registry_unavailable")
     assert serves_known(server)
+    return reply.headers["x-request-id"].partition("-")[0]
 
 
 def assert_ready_but_cannot_write(server: Server, why: str) -> None:
@@ -70,8 +72,8 @@ def test_a_disk_that_takes_no_more(tmp_path: Path, workers: int) -> None:
         size = (tmp_path / "data" / f"{FILE}-wal").stat().st_size
         for pid in server.workers():
             resource.prlimit(pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
-        for _ in range(2 * workers):
-            assert_only_reads(server, "cannot be written: disk I/O error; its disk fails, is full or over a quota")
+        why, refusing = "cannot be written: disk I/O error; its disk fails, is full or over a quota", set[str]()
+        wait_until(lambda: refusing.add(assert_only_reads(server, why)) or len(refusing) == workers)
         assert_ready_but_cannot_write(server, "is full or over a quota")
         for pid in server.workers():
             resource.prlimit(pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))

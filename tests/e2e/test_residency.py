@@ -71,7 +71,8 @@ def test_a_deleted_model_leaves_no_memory_behind(server: Server) -> None:
 
 @pytest.mark.parametrize("way", ["unloaded", "deleted"])
 def test_a_stream_that_was_waiting_when_its_model_went_brings_no_memory_back(tmp_path: Path, way: str) -> None:
-    with running_server(tmp_path / "data", residency="virtual", max_streams=1) as server:
+    patient = {"stall_seconds": 3600, "max_queue_seconds": 3600}
+    with running_server(tmp_path / "data", residency="virtual", max_streams=1, **patient) as server:
         server.post_json("/v1/models", MODEL)
         put(server, {"residency": "resident"})
         wait_until(lambda: kept(server) == T_BYTES)

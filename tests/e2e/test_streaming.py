@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any
 
-from support.server import Server
+from support.server import Server, wait_until
 from support.streams import BareClient, Reader, bulk, local_hash
 
 MIB = 1 << 20
@@ -63,10 +63,13 @@ def test_small_requests_are_answered_beside_bulk_streams(server: Server) -> None
     small, medium = bulk(64, seed=5), bulk(512, seed=6)
     with ExitStack() as stack:
         readers = [stack.enter_context(Reader(server, bulk(1 << 17, r=r, seed=r))) for r in (2, 2, 64)]
+        wait_until(lambda: all(reader.bytes for reader in readers))
+        before = [reader.bytes for reader in readers]
         for _ in range(20):
             assert hashlib.sha256(server.post_json("/fabricate", small).data).hexdigest() == local_hash(small)
             assert hashlib.sha256(server.post_json("/fabricate", medium).data).hexdigest() == local_hash(medium)
-        assert all(reader.is_alive() and reader.bytes for reader in readers), "the bulk streams were running and moving"
+        wait_until(lambda: all(reader.bytes > count for reader, count in zip(readers, before, strict=True)))
+        assert all(reader.is_alive() for reader in readers), "the bulk streams were running and moving"
 
 
 def test_streams_side_by_side_do_not_mix_their_bytes(server: Server) -> None:

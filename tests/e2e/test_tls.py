@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import trustme
 import urllib3
-from support.server import Server, running_server
+from support.server import SECONDS, Server, running_server
 from support.streams import bulk, local_hash
 from weightloom import health
 from weightloom_client import AsyncClient, Client, RetryPolicy, ServerUnreachable, Tls
@@ -88,7 +88,8 @@ def test_a_server_that_nobody_vouches_for_is_not_used(server: Server, files: Fil
             client.get_model("m")
 
 
-def test_the_health_command_works_over_tls(server: Server, files: Files) -> None:
+def test_the_health_command_works_over_tls(server: Server, files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "TIMEOUT_SECONDS", SECONDS)
     port = server.url.rpartition(":")[2]
     environment = {"WEIGHTLOOM_PORT": port, "WEIGHTLOOM_TLS_CERT": "c.pem"}
     assert health.default_url(environment) == f"{server.url}/readyz"
@@ -129,7 +130,7 @@ def test_asyncio_s_client_has_it_too(server: Server, files: Files) -> None:
 
 def started_with(*options: str | Path) -> tuple[int, str]:
     command = [sys.executable, "-m", "weightloom", "serve", "--port", "0", "--grpc-port", "0", *map(str, options)]
-    told = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    told = subprocess.run(command, capture_output=True, text=True, check=False, timeout=SECONDS)
     return told.returncode, " ".join(told.stderr.split())
 
 

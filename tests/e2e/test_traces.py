@@ -38,8 +38,10 @@ def collecting(monkeypatch: pytest.MonkeyPatch) -> Iterator[Collector]:
     port = server.add_insecure_port("127.0.0.1:0")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{port}")
     server.start()
-    yield collector
-    server.stop(None).wait()
+    try:
+        yield collector
+    finally:
+        server.stop(None).wait()
 
 
 def test_every_call_is_a_span_beneath_the_client_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ import pytest
 from support.server import Server
 from weightloom_client import Client
 
+pytestmark = pytest.mark.timeout(1200)  # they train: minutes on a busy machine
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 

@@ -16,6 +16,7 @@ from weightloom_proto.v1 import fabrication_pb2 as pb
 MIB = 1 << 20
 FIRST, MORE = 100, 250  # rounds
 GROWTH = 6 * MIB  # what an allocator may keep for itself
+THREADS = 8  # pools make them when all they have are busy, which on a busy machine is late; and keep them
 METHOD = "/weightloom.v1.FabricationService/"
 
 
@@ -66,7 +67,7 @@ def misbehave(server: Server, rounds: range) -> None:
             for method, message in wrong_messages(number):
                 kind = channel.unary_stream if method == "Fabricate" else channel.unary_unary
                 call = kind(METHOD + method)
-                failure_of(lambda call=call, message=message: list(call(message, timeout=30)))
+                failure_of(lambda call=call, message=message: list(call(message, timeout=60)))
 
 
 def test_bad_requests_leave_nothing_behind(tmp_path: Path) -> None:
@@ -78,4 +79,4 @@ def test_bad_requests_leave_nothing_behind(tmp_path: Path) -> None:
         wait_until(lambda: footprint(server).descriptors <= before.descriptors)
         after = footprint(server)
         assert after.memory - before.memory < GROWTH, f"{(after.memory - before.memory) >> 10} KiB more"
-        assert after.threads <= before.threads + 2  # pools make threads when they are first needed
+        assert after.threads <= before.threads + THREADS

@@ -20,6 +20,7 @@ SECONDS = float(os.environ.get("FUZZ_SECONDS", "0"))
 # `/v1/models/x/residency` is also the model `x/residency`, hence more methods than the document has for it.
 NOT_ASKED = "positive_data_acceptance,allow_header_conformance"
 OPTIONS = ["--phases", "examples,coverage,fuzzing", "--exclude-checks", NOT_ASKED, "--suppress-health-check", "all"]
+OPTIONS += ["--request-timeout", "60"]  # a busy machine is slow
 SHORT = ["--generation-deterministic", "--max-examples", "25"]
 
 

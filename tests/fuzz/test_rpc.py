@@ -14,7 +14,7 @@ from support.rpc import channel_to, read_failure
 from support.server import Server, running_server
 
 CHUNKS = 3  # as many of a stream are read: it may be endless
-SECONDS = 30
+SECONDS = 60
 REFUSALS = {
     grpc.StatusCode.INVALID_ARGUMENT,
     grpc.StatusCode.NOT_FOUND,

@@ -18,7 +18,7 @@ from weightloom.fabric import safetensors
 
 __all__ = ["Reply", "ask", "requests"]
 
-SECONDS = 30
+SECONDS = 60
 METHODS = ("GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH", "TRACE", "CONNECT", "get", "")
 PATHS = (
     "/fabricate", "/v1/models", "/v1/models/demo/mlp", "/v1/models/demo/mlp/residency", "/v1/models/%ff%00/residency",

@@ -11,6 +11,7 @@ import pytest
 from weightloom.fabric.gpu.finding import driver_has_gpus
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "gpu.py"
+pytestmark = pytest.mark.timeout(1200)  # minutes on a busy machine
 ROWS = {
     "checks": ("normals", "fabricate", "random shapes"),
     "machine": ("large copy", "large fill", "copy to pinned", "issue slots"),

@@ -12,9 +12,10 @@ import grpc
 import pytest
 from grpc_health.v1.health_pb2 import HealthCheckRequest
 from grpc_health.v1.health_pb2_grpc import HealthStub
-from support.metrics import scrape, value, wait_for
+from support.metrics import scrape, value
 from support.ray_serve import RayServer, listening_ports, one_node
 from support.rpc import channel_to, failure_of, request_message, stub_of
+from support.server import wait_until
 from support.streams import BareClient, bulk, local_hash
 from support.vectors import KNOWN_FILES, KNOWN_IDS, KnownFile
 from weightloom_client import Client, RequestRejected
@@ -116,7 +117,7 @@ def test_readers_that_go_away_end_their_streams(server: RayServer, stub: Any) ->
     cancelled.cancel()
     with stub_of(server.grpc_target) as vanishing_too:
         next(vanishing_too.Fabricate(request_message(ENDLESS)))
-    wait_for(lambda: running_streams(server) == 0)
+    wait_until(lambda: running_streams(server) == 0)
 
 
 def running_streams(server: RayServer) -> float:

@@ -8,7 +8,7 @@ import pytest
 from support.ray_serve import run_inside
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_one_node() -> None:
     run_inside("test_one_node.py")
 

@@ -10,7 +10,7 @@ from typing import Self
 __all__ = ["STALL_SECONDS", "SettingValue", "SoakOptions", "narrow_settings"]
 
 MIB = 1 << 20
-STALL_SECONDS = 2.0
+STALL_SECONDS = 4.0  # of a busy machine's pauses none should be so long
 LARGEST_SEED = 10**6
 
 SettingValue = int | float | str

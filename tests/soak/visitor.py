@@ -16,11 +16,12 @@ from soak.ledger import CUT, OK, Ledger
 from soak.menu import Menu, Order
 from soak.wire import CHUNK, Connection, CutError, Head
 
-__all__ = ["BULK", "ID", "SMALL", "Pause", "Visitor", "stops_once"]
+__all__ = ["BULK", "BUSY", "ID", "SMALL", "Pause", "Visitor", "stops_once"]
 
 MIB = 1 << 20
 SMALL, BULK = (0, MIB // 4), (2 * MIB, 64 * MIB)  # sizes of orders
 RETRY = ("too_many_requests", "too_many_bytes")
+BUSY = "registry_unavailable"  # where the disk is so slow that the turn of a write does not come
 ID = "x-request-id"
 
 Pause = Callable[[], float]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 __all__ = ["Connection", "CutError", "Head", "connect"]
 
 CHUNK = 1 << 18
-CONNECT_SECONDS = 30.0
+CONNECT_SECONDS = 60.0
 
 
 class CutError(Exception):

@@ -12,6 +12,7 @@ from itertools import count
 from pathlib import Path
 from urllib.parse import ParseResult, urlparse
 
+from support.ports import reserved_port
 from support.proxy import reply_size, whole_request
 from support.server import Server, running_server
 
@@ -19,12 +20,10 @@ from support.server import Server, running_server
 @contextmanager
 def direct_server(data_dir: Path, scheme: str = "http", **settings: object) -> Iterator[Server]:
     """A server that redirects to its own address what has 1 MB and more."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port = sock.getsockname()[1]
-    settings = {"direct_url": f"{scheme}://127.0.0.1:{port}", "direct_bytes": 1_000_000} | settings
-    with running_server(data_dir, port=port, **settings) as server:
-        yield server
+    with reserved_port() as port:
+        settings = {"direct_url": f"{scheme}://127.0.0.1:{port}", "direct_bytes": 1_000_000} | settings
+        with running_server(data_dir, port=port, **settings) as server:
+            yield server
 
 
 class Balancer(threading.Thread):

@@ -6,11 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+from support.server import SECONDS
+
 
 def keys(data_dir: Path, *arguments: str) -> str:
     """What the command prints."""
     command = [sys.executable, "-m", "weightloom", "keys", *arguments, "--data-dir", str(data_dir)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=SECONDS)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from typing import Any
-
 from prometheus_client.parser import text_string_to_metric_families
 from support.server import Server
 
@@ -29,12 +25,3 @@ def scrape(server: Server) -> dict[Sample, float]:
 def value(samples: dict[Sample, float], name: str, **labels: str) -> float:
     """One sample, 0 where it is not there yet; the prefix ``weightloom_`` is left out."""
     return samples.get((f"weightloom_{name}", frozenset(labels.items())), 0.0)
-
-
-def wait_for(condition: Callable[[], Any]) -> None:
-    """Until it holds."""
-    for _ in range(200):
-        if condition():
-            return
-        time.sleep(0.05)
-    raise AssertionError("it never came true")

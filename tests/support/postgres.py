@@ -6,19 +6,21 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 
 import pytest
+from support.ports import reserved_port
+from support.server import children_of, is_running, state_of, wait_until
 
 PASSWORD = "s3cret-w0rd"
 NUMBERS = count()
+SECONDS = 180  # for a program of PostgreSQL: a busy machine takes long
+PATIENTLY = ["--wait", f"--timeout={SECONDS}"]
 CONFIG = """
 listen_addresses = '127.0.0.1'
 unix_socket_directories = ''
@@ -30,17 +32,19 @@ max_connections = 60
 
 
 class Cluster:
-    """A database server; ``url`` names a database in it."""
+    """A database server on ``port``, which is its own also while it is stopped; ``url`` names a database in it."""
 
-    def __init__(self, folder: Path, bin_folder: Path) -> None:
-        self._folder, self._bin, self._user = folder, bin_folder, _unprivileged()
+    def __init__(self, folder: Path, bin_folder: Path, port: int) -> None:
+        self._folder, self._bin, self._user, self.port = folder, bin_folder, _unprivileged(), port
         self._data = folder / "data"
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
+
+    def create(self) -> None:
+        """Make it, and start it."""
         if self._user:
-            os.chown(folder, self._user.pw_uid, self._user.pw_gid)
-        (folder / "password").write_text(PASSWORD)
-        options = ["--auth=scram-sha-256", "--username=weightloom", f"--pwfile={folder / 'password'}"]
+            os.chown(self._folder, self._user.pw_uid, self._user.pw_gid)
+        password = self._folder / "password"
+        password.write_text(PASSWORD)
+        options = ["--auth=scram-sha-256", "--username=weightloom", f"--pwfile={password}"]
         self._run("initdb", *options, "--encoding=UTF8", "--locale=C", "--no-sync")
         with (self._data / "postgresql.conf").open("a") as file:
             file.write(f"{CONFIG}port = {self.port}\n")
@@ -48,11 +52,11 @@ class Cluster:
 
     def start(self) -> None:
         """Returns when it answers."""
-        self._run("pg_ctl", "start", "--wait", f"--log={self._folder / 'log'}")
+        self._run("pg_ctl", "start", *PATIENTLY, f"--log={self._folder / 'log'}")
 
     def stop(self, mode: str = "fast") -> None:
         """fast: connections are ended; immediate: as by a crash."""
-        self._run("pg_ctl", "stop", "--wait", f"--mode={mode}")
+        self._run("pg_ctl", "stop", *PATIENTLY, f"--mode={mode}")
 
     def speak_tls(self, certificate: bytes, key: bytes) -> None:
         """Take TLS from now on, and nothing else over TCP."""
@@ -70,21 +74,25 @@ class Cluster:
 
     def kill(self) -> None:
         """kill -9 of every process of it."""
-        parent = self._pid()
-        children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
-        for pid in [parent, *map(int, children)]:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        while Path(f"/proc/{parent}").exists():
-            time.sleep(0.01)
+        processes = self.pause()
+        self._signal(processes, signal.SIGKILL)
+        # It cannot be started again while one of them has its shared memory, or its first one's id is taken.
+        wait_until(lambda: not any(map(state_of, processes)))
 
-    def pause(self, number: int = signal.SIGSTOP) -> None:
-        """Stop, so that it is there and does not answer; SIGCONT lets it go on."""
+    def pause(self) -> list[int]:
+        """Stop every process of it, so that it is there and does not answer: their ids."""
         parent = self._pid()
-        children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
-        for pid in [parent, *map(int, children)]:
-            with suppress(ProcessLookupError):
-                os.kill(pid, number)
+        os.kill(parent, signal.SIGSTOP)
+        wait_until(lambda: _is_stopped(parent))  # until then it may make more of them
+        processes = [parent, *children_of(parent)]
+        self._signal(processes, signal.SIGSTOP)
+        wait_until(lambda: all(_is_stopped(pid) or not is_running(pid) for pid in processes))
+        return processes
+
+    def resume(self) -> None:
+        """Let it go on."""
+        parent = self._pid()
+        self._signal([*children_of(parent), parent], signal.SIGCONT)
 
     def database(self) -> str:
         """The URL of a new, empty database."""
@@ -107,12 +115,18 @@ class Cluster:
     def dump(self, url: str, file: Path) -> None:
         """A backup of our part of a database."""
         command = [self._bin / "pg_dump", "--format=custom", "--schema=weightloom", f"--file={file}", url]
-        subprocess.run(command, check=True, timeout=60)
+        subprocess.run(command, check=True, timeout=SECONDS)
 
     def restore(self, url: str, file: Path) -> None:
         """The backup into a database, in place of what is there."""
         command = [self._bin / "pg_restore", "--single-transaction", "--clean", "--if-exists", f"--dbname={url}", file]
-        subprocess.run(command, check=True, timeout=60)
+        subprocess.run(command, check=True, timeout=SECONDS)
+
+    @staticmethod
+    def _signal(processes: list[int], number: int) -> None:
+        for pid in processes:
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
 
     def _pid(self) -> int:
         return int((self._data / "postmaster.pid").read_text().split()[0])
@@ -121,7 +135,9 @@ class Cluster:
         command = [str(self._bin / program), f"--pgdata={self._data}", *options]
         user = self._user and self._user.pw_uid
         with (self._folder / "output").open("ab") as output:  # no pipe: a server would keep it open
-            subprocess.run(command, check=True, stdout=output, stderr=output, user=user, cwd=self._folder, timeout=60)
+            subprocess.run(
+                command, check=True, stdout=output, stderr=output, user=user, cwd=self._folder, timeout=SECONDS
+            )
 
 
 @contextmanager
@@ -129,16 +145,20 @@ def running_cluster() -> Iterator[Cluster]:
     """A cluster that is removed at the end, however it ended. Skips the test where PostgreSQL is not installed."""
     bin_folder = _bin_folder()
     folder = Path(tempfile.mkdtemp(prefix="weightloom-pg-"))
-    cluster = None
-    try:
-        cluster = Cluster(folder, bin_folder)
-        yield cluster
-    finally:
-        if cluster is not None:
-            with suppress(OSError, ValueError, subprocess.SubprocessError):
-                cluster.pause(signal.SIGCONT)
+    with reserved_port() as port:
+        cluster = Cluster(folder, bin_folder, port)
+        try:
+            cluster.create()
+            yield cluster
+        finally:
+            with suppress(OSError, ValueError, subprocess.SubprocessError):  # it may be gone
+                cluster.resume()
                 cluster.stop("immediate")
-        shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_stopped(pid: int) -> bool:
+    return state_of(pid) == "T"
 
 
 def _bin_folder() -> Path:

@@ -7,9 +7,14 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from support.ray_serve import short_folder
+
 __all__ = ["alone", "why_not"]
 
-ENTER = ["unshare", "--net", "bash", "-c", 'ip link set lo up && exec "$@"', "alone"]
+# A process namespace besides: whatever Ray leaves behind ends with the command, even if that is given up.
+NAMESPACE = ["unshare", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
+ENTER = [*NAMESPACE, "bash", "-c", 'ip link set lo up && exec "$@"', "alone"]
+SECONDS = 500  # a busy machine takes long to start Ray
 
 
 def why_not() -> str:
@@ -25,7 +30,15 @@ def why_not() -> str:
 
 
 def alone(command: Sequence[str], folder: Path, environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end in a namespace of its own; its processes must end with it."""
-    return subprocess.run(
-        [*ENTER, *command], cwd=folder, env=dict(environment), capture_output=True, text=True, check=False, timeout=240
-    )
+    """Run a command to its end in a namespace of its own, with Ray's files in a folder of its own."""
+    with short_folder() as files:
+        variables = {**environment, "RAY_TMPDIR": str(files)}
+        return subprocess.run(
+            [*ENTER, *command],
+            cwd=folder,
+            env=variables,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=SECONDS,
+        )

@@ -21,6 +21,7 @@ import urllib3
 
 URL, GRPC_TARGET = r"https?://[\d.]+:\d+", r"grpcs?://([\d.]+:\d+)"
 HTTP = urllib3.PoolManager(retries=False, timeout=60)
+SECONDS = 120  # for a server's start and its end: a busy machine takes long
 
 
 @dataclass
@@ -46,12 +47,16 @@ class Server:
     def connect(self) -> socket.socket:
         """A connection to the REST front."""
         parts = urlsplit(self.url)
-        return socket.create_connection((parts.hostname, parts.port), 30)
+        return socket.create_connection((parts.hostname, parts.port), 60)
 
     def workers(self) -> list[int]:
         """Ids of the processes that serve."""
         main = self.process.pid
-        return list(map(int, Path(f"/proc/{main}/task/{main}/children").read_text().split())) or [main]
+        return children_of(main) or [main]
+
+    def serves(self, worker: int) -> bool:
+        """Whether this process has begun to."""
+        return f"Started server process [{worker}]" in self.log.read_text()
 
     def memory(self) -> int:
         """Resident bytes of the processes that serve."""
@@ -65,7 +70,11 @@ class Server:
 
     def kill(self) -> None:
         """kill -9, to every process."""
-        workers = self.workers()
+        self.process.send_signal(signal.SIGSTOP)  # or it might start another worker meanwhile
+        wait_until(lambda: state_of(self.process.pid) in ("T", "Z", ""))
+        workers: list[int] = []
+        with suppress(OSError):  # it has just ended
+            workers = children_of(self.process.pid)
         self.process.kill()
         for pid in workers:
             with suppress(ProcessLookupError):
@@ -76,16 +85,21 @@ class Server:
     def stop(self) -> int:
         """SIGTERM; the exit code."""
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(30)
+        return self.exit_code()
+
+    def exit_code(self) -> int:
+        """Waits for its end."""
+        return self.process.wait(SECONDS)
 
 
 @contextmanager
 def running_server(
     data_dir: Path, *, workers: int = 1, port: int = 0, http: urllib3.PoolManager = HTTP, **settings: object
 ) -> Iterator[Server]:
-    """``weightloom serve`` on free ports, ready, its ``workers`` started; killed at the end if it still runs."""
+    """``weightloom serve`` on free ports, ready, all ``workers`` serving; killed at the end if it still runs."""
     log = data_dir.parent / f"{data_dir.name}.log"
-    named = {"workers": workers, **settings}
+    # A connection that the pool keeps is never closed by the server at the very moment in which it is used again.
+    named = {"workers": workers, "keep_alive_seconds": 3600, **settings}
     environment = os.environ | {f"WEIGHTLOOM_{name.upper()}": str(value) for name, value in named.items()}
     command = [sys.executable, "-m", "weightloom", "serve", "--data-dir", str(data_dir), "--port", str(port)]
     command += ["--grpc-port", "0"]
@@ -101,33 +115,47 @@ def running_server(
             Server(process, "", "", data_dir, log).kill()
 
 
+def children_of(pid: int) -> list[int]:
+    """Processes that this one has started. Raises OSError where there is none."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
 def is_running(pid: int) -> bool:
     """Whether there is such a process, and it is no mere zombie."""
+    return state_of(pid) not in ("", "Z")
+
+
+def state_of(pid: int) -> str:
+    """A process's state, by the letter that /proc has for it: "T" is stopped; "" where there is none."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
-        return False
+        return ""
 
 
-def wait_until(is_so: Callable[[], object]) -> None:
-    """Ask again and again, for a minute at most."""
-    for _ in range(1200):
+def wait_until(is_so: Callable[[], object], seconds: float = 60) -> None:
+    """Ask again and again, for so long at most; at the end once more, for a machine that was busy with other things."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
         if is_so():
             return
         time.sleep(0.05)
-    raise AssertionError("what was waited for did not come")
+    assert is_so(), "what was waited for did not come"
 
 
 def _wait_for(text: str, process: subprocess.Popen[bytes], log: Path) -> str:
     """The first part of the log that matches the regular expression ``text``."""
-    for _ in range(1200):
+    until = time.monotonic() + SECONDS
+    while time.monotonic() < until:
+        has_ended = process.poll() is not None
         if found := re.search(text, log.read_text()):
             return found[found.re.groups]
-        if process.poll() is not None:
+        if has_ended:
             break
         time.sleep(0.05)
     raise AssertionError(f"the server did not start:\n{log.read_text()}")
 
 
 def _wait_until_ready(server: Server, workers: int) -> None:
-    wait_until(lambda: server.request("GET", "/readyz").status == 200 and len(server.workers()) == workers)
+    wait_until(lambda: len(server.workers()) == workers and all(map(server.serves, server.workers())), SECONDS)
+    wait_until(lambda: server.request("GET", "/readyz").status == 200, SECONDS)

@@ -64,7 +64,9 @@ class BareClient:
     def _read_head(self) -> tuple[dict[str, str], bytes]:
         data = b""
         while b"\r\n\r\n" not in data:
-            data += self.socket.recv(4096)
+            more = self.socket.recv(4096)
+            assert more, f"the connection ended within the reply's head: {data!r}"
+            data += more
         head, _, rest = data.partition(b"\r\n\r\n")
         lines = head.decode().split("\r\n")
         assert lines[0].split()[1] in ("200", "206"), data

@@ -21,6 +21,7 @@ __all__ = ["Call", "current_request_id"]
 
 MAX_ID_LENGTH = 128
 NO_ID = "-"
+DEADLINE_SPARE_SECONDS = 0.1  # who cancels so shortly before the deadline has given up because of it
 
 _current: ContextVar[str] = ContextVar("weightloom_request_id", default=NO_ID)
 _prefix, _numbers = os.urandom(6).hex(), itertools.count(1)
@@ -101,8 +102,8 @@ class Call:
 
     @property
     def _cancelled(self) -> str:
-        """gRPC cancels a call whose deadline passes."""
-        late = self.deadline is not None and time.perf_counter() >= self.deadline
+        """gRPC cancels a call whose deadline passes: here, or first at the client, who counts from when it sent it."""
+        late = self.deadline is not None and time.perf_counter() >= self.deadline - DEADLINE_SPARE_SECONDS
         return "deadline_exceeded" if late else "cancelled"
 
     @property

@@ -26,6 +26,7 @@ __all__ = ["SERVICE", "FabricationService"]
 
 SERVICE = pb.DESCRIPTOR.services_by_name["FabricationService"].full_name
 REQUEST_ID, TRACEPARENT = "x-request-id", "traceparent"
+METADATA_SECONDS = 5.0  # it passes by flow control: only a connection that takes nothing at all needs so long
 LARGE_MESSAGE_BYTES = 1 << 16  # parsing a longer one takes milliseconds and goes to a thread
 
 T = TypeVar("T")
@@ -184,4 +185,15 @@ class _Reply:
 
 
 async def _send_request_id(context: grpc.aio.ServicerContext, call: Call) -> None:
-    await context.send_initial_metadata(((REQUEST_ID, call.request_id),))
+    """Given up in its midst, it is still ended: gRPC would send the same again with the status, which its core refuses
+    silently, and the client would wait for the end of its call for ever.
+    """
+    sending = asyncio.ensure_future(context.send_initial_metadata(((REQUEST_ID, call.request_id),)))
+    try:
+        await asyncio.shield(sending)
+    except asyncio.CancelledError:
+        await asyncio.wait([sending], timeout=METADATA_SECONDS)
+        raise
+    finally:
+        if sending.done() and not sending.cancelled():
+            sending.exception()  # that the client has gone is told by the cancellation

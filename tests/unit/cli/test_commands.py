@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import safetensors.torch
-from support.server import Server
+from support.server import SECONDS, Server
 from weightloom.cli import main
 
 MODEL = {
@@ -210,10 +210,13 @@ def test_a_fabrication_that_is_stopped_leaves_nothing(tmp_path: Path, number: in
     (tmp_path / "huge.json").write_text(json.dumps({"seed": 1, "tensors": [tensor], "w": {"t": [1.0]}}))
     command = [sys.executable, "-m", "weightloom", "fabricate", "huge.json", "-o", "huge.safetensors"]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL)
-    while not list(tmp_path.glob(".*.part")) and process.poll() is None:
-        time.sleep(0.01)
-    process.send_signal(number)
-    assert process.wait(30) == 128 + number
+    try:
+        while not list(tmp_path.glob(".*.part")) and process.poll() is None:
+            time.sleep(0.01)
+        process.send_signal(number)
+        assert process.wait(SECONDS) == 128 + number
+    finally:
+        process.kill()
     assert [path.name for path in tmp_path.iterdir()] == ["huge.json"]
 
 

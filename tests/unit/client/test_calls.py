@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 from support.foreign import other_server
 from support.imported import sha256_of
-from support.server import Server
+from support.server import Server, wait_until
 from support.streams import bulk
 from weightloom_client import AsyncClient, Client, ModelNotFound, RequestRejected, RetryPolicy, ServerFailed
 from weightloom_client.jax import to_jax
@@ -140,18 +141,25 @@ def test_one_may_leave_an_async_iterator_and_close_the_client(server: Server) ->
 
 
 def test_a_cancelled_upload_is_not_made(server: Server) -> None:
-    blob = np.random.default_rng(5).normal(size=40_000_000).astype("<f4").tobytes()  # some seconds
+    blob = np.random.default_rng(5).normal(size=40_000_000).astype("<f4").tobytes()  # a second or so
     path = f"/v1/factors/{sha256_of(blob)}"
 
     async def main() -> None:
         async with AsyncClient(server.url) as client:
             upload = asyncio.create_task(client.put_factors(blob))
-            await asyncio.sleep(0.2)
+            while not [*server.data_dir.glob("factors/.*.part")]:
+                assert not upload.done()
+                await asyncio.sleep(0.001)
+            server.process.send_signal(signal.SIGSTOP)  # or all of it might be there before the client is heard
             upload.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await upload
 
-    asyncio.run(main())
+    try:
+        asyncio.run(main())
+    finally:
+        server.process.send_signal(signal.SIGCONT)
+    wait_until(lambda: not [*server.data_dir.glob("factors/.*.part")])
     assert server.request("GET", path).status == 404
 
 

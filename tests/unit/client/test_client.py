@@ -47,7 +47,7 @@ def test_a_transfer_that_breaks_off_goes_on_at_its_byte(server: Server, fault: F
     seen: list[tuple[int, int]] = []
     with (
         proxy_to(server.url, fault, faults=3) as proxy,
-        Client(proxy.url, retries=QUICK, timeouts=Timeouts(read=1)) as client,
+        Client(proxy.url, retries=QUICK, timeouts=Timeouts(read=3)) as client,
     ):
         data = file_of(client, request, progress=lambda done, total: seen.append((done, total)))
     assert proxy.connections == 4

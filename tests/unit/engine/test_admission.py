@@ -27,7 +27,7 @@ class Gate(Observer):
 
 
 def run(test: Callable[[], Awaitable[None]]) -> None:
-    asyncio.run(asyncio.wait_for(test(), 30))  # type: ignore[arg-type]
+    asyncio.run(asyncio.wait_for(test(), 60))  # type: ignore[arg-type]
 
 
 def test_streams_wait_in_order_and_over_the_queue_they_are_refused() -> None:

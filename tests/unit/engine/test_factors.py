@@ -100,7 +100,7 @@ def test_small_factors_are_drawn_once_however_many_ask() -> None:
     real, gate = load_backend(), threading.Event()
 
     def normals(*arguments: Any) -> Any:
-        gate.wait(10)
+        gate.wait(60)
         drawn.append(arguments)
         return real.normals(*arguments)
 

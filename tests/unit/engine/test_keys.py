@@ -126,14 +126,15 @@ def test_quotas_of_requests_and_bytes(registry: SqliteRegistry) -> None:
         keys.admit(call(), often)
     with pytest.raises(Overloaded, match="2 requests a minute") as caught:
         keys.admit(call(), often)
-    assert (caught.value.code, caught.value.retry_after) == ("quota_exceeded", 30)
+    assert caught.value.code == "quota_exceeded"
+    assert 20 < caught.value.retry_after <= 30, "less the time that has passed since"
     large = call()
     keys.admit(large, much)
     large.sent_bytes = 1500
     keys.charge(large)
     with pytest.raises(Overloaded, match="1000 bytes a minute") as caught:
         keys.admit(call(), much)
-    assert 30 <= caught.value.retry_after <= 31
+    assert 20 < caught.value.retry_after <= 31
 
 
 def test_a_bucket_fills_up_evenly() -> None:

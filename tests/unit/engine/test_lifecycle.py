@@ -106,11 +106,13 @@ def test_a_call_that_hangs_holds_up_one_thread_and_those_behind_it_are_told(monk
     async def scenario() -> None:
         turns = Turns()
         first = asyncio.ensure_future(turns.run(hang))
-        await asyncio.to_thread(hangs.wait)
-        behind = await asyncio.gather(*(turns.run(hang) for _ in range(100)), return_exceptions=True)
+        try:
+            await asyncio.to_thread(hangs.wait)
+            behind = await asyncio.gather(*(turns.run(hang) for _ in range(100)), return_exceptions=True)
+        finally:
+            release.set()
         assert {str(error) for error in behind if isinstance(error, Unavailable)} == {str(behind[0])}
         assert "the registry is busy" in str(behind[0])
-        release.set()
         assert await first == "done"
         assert await turns.run(hang) == "done"
 

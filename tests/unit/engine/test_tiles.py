@@ -22,6 +22,8 @@ from weightloom.fabric.layout import TileSize
 from weightloom.registry import SqliteRegistry
 from weightloom.requests import FabricateRequest
 
+SECONDS = 60  # for what is waited for, and for which a failed test lets a worker wait
+
 
 class PassCounter(Observer):
     def __init__(self) -> None:
@@ -54,7 +56,7 @@ class FakeTile:
 
     def begin(self) -> None:
         self.begun.set()
-        self.gate.wait()
+        self.gate.wait(SECONDS)
         if self.log is not None:
             self.log.append(self.stream)
 
@@ -70,7 +72,7 @@ def hold_up(scheduler: TileScheduler) -> FakeTile:
     first = FakeTile("first")
     first.gate.clear()
     scheduler.submit(first)
-    assert first.begun.wait(10)
+    assert first.begun.wait(SECONDS)
     return first
 
 
@@ -90,7 +92,7 @@ class SlowFile:
         return False
 
     def pieces(self, offset: int, out: Any) -> list[Any]:
-        self.permits.acquire()
+        self.permits.acquire(timeout=SECONDS)
         if offset == self.fails_at:
             raise MemoryError("no room")
         self.made.append(offset)
@@ -111,7 +113,7 @@ def test_streams_take_turns(scheduler: TileScheduler) -> None:
     last = FakeTile("bulk")
     scheduler.submit(last)
     first.gate.set()
-    assert last.ended.wait(10)
+    assert last.ended.wait(SECONDS)
     assert order == ["bulk", "small", "other", "bulk", "other", "bulk", "bulk", "bulk"]
 
 
@@ -121,7 +123,7 @@ def test_forgotten_tiles_are_not_begun(scheduler: TileScheduler) -> None:
     scheduler.forget("gone")
     scheduler.submit(last)
     first.gate.set()
-    assert last.ended.wait(10)
+    assert last.ended.wait(SECONDS)
     assert not gone.begun.is_set()
     assert scheduler.waiting == 0
 
@@ -135,7 +137,7 @@ def test_waiting_tiles_of_one_key_are_made_in_one_pass_and_their_streams_have_ha
     last = FakeTile("other")
     scheduler.submit(last)
     first.gate.set()
-    scheduler_is_empty = last.ended.wait(10)
+    scheduler_is_empty = last.ended.wait(SECONDS)
     scheduler.close()
     assert scheduler_is_empty
     # a's turn serves b, and both go behind other and c; then c's turn serves a and b, and they go behind other again.
@@ -151,7 +153,7 @@ def test_no_pass_grows_beyond_its_bound() -> None:
     for tile in tiles:
         scheduler.submit(tile)
     first.gate.set()
-    assert all(tile.ended.wait(10) for tile in tiles)
+    assert all(tile.ended.wait(SECONDS) for tile in tiles)
     scheduler.close()
     assert counter.passes == [1, PASS_TILES, PASS_TILES, 5]
 
@@ -168,7 +170,7 @@ def test_a_turn_is_given_to_a_stream_that_is_a_little_behind() -> None:
     last = FakeTile("last")
     scheduler.submit(last)
     first.gate.set()
-    assert last.ended.wait(10)
+    assert last.ended.wait(SECONDS)
     scheduler.close()
     assert order == ["behind", "ahead", "behind", "other", "far"]
 
@@ -183,7 +185,7 @@ def test_turns_are_not_given_away_for_ever() -> None:
     last = FakeTile("last")
     scheduler.submit(last)
     first.gate.set()
-    assert last.ended.wait(10)
+    assert last.ended.wait(SECONDS)
     scheduler.close()
     assert order.index("ahead") <= CATCH_UP_TURNS
 
@@ -248,7 +250,7 @@ def test_a_closed_stream_makes_nothing_more(scheduler: TileScheduler) -> None:
     asyncio.run(read_one())
     done = FakeTile("after")
     scheduler.submit(done)
-    assert done.ended.wait(10)
+    assert done.ended.wait(SECONDS)
     assert len(file.made) <= 2
 
 

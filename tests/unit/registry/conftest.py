@@ -13,6 +13,12 @@ from weightloom.registry import Registry, SqliteRegistry, open_registry
 Open = Callable[[], Registry]
 
 
+@pytest.fixture(autouse=True)
+def _patient_writers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many write at once in some tests, and a busy disk may take a second for each."""
+    monkeypatch.setattr("weightloom.registry.database.WRITE_WAIT_SECONDS", 60.0)
+
+
 @pytest.fixture
 def database(cluster: Cluster) -> str:
     """The URL of a new database in PostgreSQL."""

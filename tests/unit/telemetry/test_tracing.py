@@ -94,7 +94,7 @@ main()
 
 def test_tracing_without_its_packages_is_told_at_the_start() -> None:
     command = [sys.executable, "-c", WITHOUT_OTEL, "serve", "--port", "0", "--grpc-port", "0", "--tracing"]
-    told = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    told = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert told.returncode == 1
     assert "pip install 'weightloom[otel]'" in " ".join(told.stderr.split())
 
