@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import aclosing
 from pathlib import Path
-from typing import Annotated, BinaryIO
+from typing import Annotated
 
 import typer
 from rich.markup import escape
@@ -36,21 +36,22 @@ def fabricate(
 ) -> None:
     """Weave the tensors of a model for a w into a safetensors file: the same bits here and on any server."""
     wanted = options.read_request(request, model, w, dtype, tensors, rows)
-    with progress_bar(output.name) as progress, whole_file(output) as file:
+    with progress_bar(output.name) as progress:
         if url:
-            with options.client_of(url) as client:
+            with options.client_of(url) as client, whole_file(output) as file:
                 part = Options(dtype=wanted.dtype, tensors=wanted.tensors, rows=wanted.rows)
                 client.fabricate_to(file, wanted.model, wanted.w, progress=progress, **part)
         else:
             with options.engine_for(wanted, data_dir) as engine:
-                asyncio.run(until_stopped(_weave(engine, wanted, file, progress)))
+                asyncio.run(until_stopped(_weave(engine, wanted, output, progress)))
     console(stderr=True).print(f"{escape(str(output))}: {output.stat().st_size:,} bytes")
 
 
-async def _weave(engine: Engine, request: FabricateRequest, file: BinaryIO, progress: Progress) -> None:
+async def _weave(engine: Engine, request: FabricateRequest, output: Path, progress: Progress) -> None:
     fabrication, done = await engine.fabricate(request), 0
-    async with aclosing(fabrication.tiles()) as tiles:
-        async for tile in tiles:
-            file.write(tile)
-            done += len(tile)
-            progress(done, fabrication.size)
+    with whole_file(output) as file:
+        async with aclosing(fabrication.tiles()) as tiles:
+            async for tile in tiles:
+                file.write(tile)
+                done += len(tile)
+                progress(done, fabrication.size)
