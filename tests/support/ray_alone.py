@@ -7,12 +7,10 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from support.ray_serve import short_folder
+from support.ray_serve import NAMESPACE, short_folder
 
 __all__ = ["alone", "why_not"]
 
-# A process namespace besides: whatever Ray leaves behind ends with the command, even if that is given up.
-NAMESPACE = ["unshare", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
 ENTER = [*NAMESPACE, "bash", "-c", 'ip link set lo up && exec "$@"', "alone"]
 SECONDS = 500  # a busy machine takes long to start Ray
 

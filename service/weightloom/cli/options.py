@@ -68,7 +68,8 @@ def local_engine(data_dir: Path | None, *, create: bool = False) -> Iterator[Eng
         registry = open_registry(url, data_dir)
     else:
         path = data_dir / REGISTRY_FILE
-        raise NotFound(f"there is no registry at {path}: name its folder with --data-dir, or a server with --url")
+        advice = "name its folder with --data-dir, or, for models, a server with --url"
+        raise NotFound(f"there is no registry at {path}: {advice}")
     engine = Engine(registry, Cpu(load_backend()), EngineLimits())
     try:
         yield engine
