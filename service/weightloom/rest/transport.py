@@ -21,7 +21,7 @@ from typing import Any
 
 from starlette.types import Receive, Scope
 from uvicorn.protocols.http.flow_control import FlowControl
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from weightloom.engine import Call
 from weightloom.rest import problems
@@ -71,6 +71,7 @@ class TileProtocol(HttpToolsProtocol):
         super().connection_made(_DirectTransport(transport) if plain else transport)  # type: ignore[arg-type]
         self.flow = _Flow(self)
         self._in_head, self._too_large, self._too_many = False, False, False
+        self._answered: RequestResponseCycle | None = None  # with pipelining not the last one, which is self.cycle
         self._outside = 0  # bytes since the last whole head or part of a body
         self._awaited_since: float | None = self.loop.time()  # since when there is no request; None while there is one
         self._watch = self.loop.call_later(self.head.seconds, self._watch_head)
@@ -78,6 +79,9 @@ class TileProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Nothing is waited for any more."""
         super().connection_lost(exc)
+        if self._answered is not None:  # uvicorn tells the last request alone; this one would write on into nothing
+            self._answered.disconnected = True
+            self._answered.message_event.set()
         self._watch.cancel()
         if self._linger is not None:
             self._linger.cancel()
@@ -116,6 +120,8 @@ class TileProtocol(HttpToolsProtocol):
             raise ValueError("too many requests wait for replies")
         self._in_head, self._outside, self._awaited_since = False, 0, None
         super().on_headers_complete()
+        if not self.pipeline:
+            self._answered = self.cycle
         if self.parser.should_upgrade():
             self.cycle.keep_alive = False  # the parser reads nothing behind a request for another protocol
 
@@ -136,7 +142,9 @@ class TileProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """Wait for the next head, if it has not come already."""
-        if not self.pipeline:
+        if self.pipeline:
+            self._answered = self.pipeline[-1][0]
+        else:
             self._awaited_since = self.loop.time()
         super().on_response_complete()
         if self._in_head:
