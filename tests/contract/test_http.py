@@ -165,10 +165,11 @@ def test_rubbish_behind_a_request_ends_it(server: Server) -> None:
     assert server.log.read_text().count("Traceback") == before
 
 
-def test_so_many_requests_wait_for_the_reply_to_an_earlier_one_and_no_more(server: Server) -> None:
-    """Each is some kilobytes of memory, and brought no key yet."""
+@pytest.mark.parametrize("number", [1000, 20_000], ids=["few", "more than is read at a time"])
+def test_so_many_requests_wait_for_the_reply_to_an_earlier_one_and_no_more(server: Server, number: int) -> None:
+    """Each is some kilobytes of memory, and brought no key yet. No reply is lost, whatever comes behind."""
     with server.connect() as sock:
-        sock.sendall(head() * 1000)
+        sock.sendall(head() * number)
         replies = rest_of(sock)
     assert replies.count(b"HTTP/1.1 200") == MAX_PIPELINED + 1
     assert replies.count(b"connection: close") == 1

@@ -16,6 +16,7 @@ import asyncio
 import logging
 import os
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -117,6 +118,7 @@ class TileProtocol(HttpToolsProtocol):
             raise ValueError(self.head.too_large)  # the parser stops, and send_400_response is called
         if len(self.pipeline) >= MAX_PIPELINED:
             self._too_many, self.cycle.keep_alive = True, False  # the last that waits is answered, and closes
+            self.cycle.transport = _LingeringTransport(self.transport, self._close_in_a_while)  # type: ignore[assignment]
             raise ValueError("too many requests wait for replies")
         self._in_head, self._outside, self._awaited_since = False, 0, None
         super().on_headers_complete()
@@ -191,7 +193,11 @@ class TileProtocol(HttpToolsProtocol):
         }
         head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
         self.transport.write(STATUS_LINE[status] + head.encode() + b"\r\n" + document)
-        # Closed at once, with bytes unread, it would be reset, and the client might never see the answer.
+        self._close_in_a_while()
+
+    def _close_in_a_while(self) -> None:
+        """Closed at once, with bytes unread, it would be reset, and the client might never see the answer."""
+        self._watch.cancel()
         self._linger = self.loop.call_later(LINGER_SECONDS, self.transport.close)
         if self.transport.can_write_eof():
             self.transport.write_eof()
@@ -219,6 +225,16 @@ class _Flow(FlowControl):
     def resume_reading(self) -> None:
         if not self._protocol.pipeline:
             super().resume_reading()
+
+
+class _LingeringTransport:
+    """Everything is the inner transport's, but for ``close``."""
+
+    def __init__(self, inner: Any, close: Callable[[], None]) -> None:
+        self._inner, self.close = inner, close
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
 
 
 class _DirectTransport:
