@@ -19,9 +19,9 @@ SETTINGS_HEAD = """# Settings
 Generated from `service/weightloom/settings.py` by `make docs`.
 
 Each is an environment variable and an option of `weightloom serve` (`max_page`: `--max-page`); the option wins.
-`GET /v1/info` shows the limits that a running server obeys. Limits of the model format itself (2^48 elements in a
-tensor, r ≤ 4096, l and hidden_dim ≤ 2^20, l·r and hidden_dim·r ≤ 2^28, 100,000 tensors) are part of the contract and
-not settings.
+An empty variable is a setting left out. `GET /v1/info` shows the limits that a running server obeys. Limits of the
+model format itself (2^48 elements in a tensor, r ≤ 4096, l and hidden_dim ≤ 2^20, l·r and hidden_dim·r ≤ 2^28, 100,000
+tensors) are part of the contract and not settings.
 
 | setting | environment | default | what it does |
 |---|---|---|---|

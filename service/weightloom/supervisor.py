@@ -106,6 +106,8 @@ class _Supervisor:
             self._exit_code = 128 + number
             self._kill()
             return
+        if not self._serves:
+            self._exit_code = 128 + number  # as one process ends that has not served yet
         log.info("stopping %d workers", len(self._workers))
         self._stopping.set()
         self._listener.close()  # from now on it is open for as long as a worker has it open

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.server import Server, running_server
+from support.metrics import scrape, value
+from support.server import Server, running_server, wait_until
+from support.streams import bulk, post
 from weightloom.rest.transport import MAX_PIPELINED
 from weightloom.settings import Settings
 
@@ -163,10 +165,11 @@ def test_rubbish_behind_a_request_ends_it(server: Server) -> None:
     assert server.log.read_text().count("Traceback") == before
 
 
-def test_so_many_requests_wait_for_the_reply_to_an_earlier_one_and_no_more(server: Server) -> None:
-    """Each is some kilobytes of memory, and brought no key yet."""
+@pytest.mark.parametrize("number", [1000, 20_000], ids=["few", "more than is read at a time"])
+def test_so_many_requests_wait_for_the_reply_to_an_earlier_one_and_no_more(server: Server, number: int) -> None:
+    """Each is some kilobytes of memory, and brought no key yet. No reply is lost, whatever comes behind."""
     with server.connect() as sock:
-        sock.sendall(head() * 1000)
+        sock.sendall(head() * number)
         replies = rest_of(sock)
     assert replies.count(b"HTTP/1.1 200") == MAX_PIPELINED + 1
     assert replies.count(b"connection: close") == 1
@@ -183,6 +186,17 @@ def test_requests_come_one_behind_the_other_for_as_long_as_some_are_answered(ser
                 received += sock.recv(1 << 16)
         sock.sendall(head(more=CLOSE))
         assert rest_of(sock).count(b"HTTP/1.1 200") == 1
+
+
+def test_who_leaves_with_requests_that_wait_ends_the_one_that_is_answered(server: Server) -> None:
+    """Not the last one alone, which would leave the first to write on into a connection that is closed."""
+    counted = {"front": "rest", "call": "fabricate", "code": "cancelled"}
+    before, tracebacks = value(scrape(server), "requests_total", **counted), server.log.read_text().count("Traceback")
+    with post(server.url, bulk(1 << 18)) as sock:
+        sock.sendall(head())
+        assert sock.recv(1 << 16).startswith(b"HTTP/1.1 200")
+    wait_until(lambda: value(scrape(server), "requests_total", **counted) == before + 1)
+    assert server.log.read_text().count("Traceback") == tracebacks
 
 
 def test_the_limits_are_settings(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 import urllib3
+from support.ports import reserved_port
 from support.server import Server, running_server, wait_until
 from support.streams import BareClient, bulk, local_hash
 
@@ -173,23 +174,22 @@ def test_a_second_server_never_shares_the_grpc_port_of_the_first(tmp_path: Path,
 
 @both
 def test_of_two_servers_that_start_at_once_on_a_port_one_serves(tmp_path: Path, workers: int) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
-        ports = one.getsockname()[1], other.getsockname()[1]
-    options = ("--port", str(ports[0]), "--grpc-port", str(ports[1]), "--workers", str(workers))
-    servers = []
-    for folder in "ab":
-        command = [sys.executable, "-m", "weightloom", "serve", *options, "--data-dir", str(tmp_path / folder)]
-        servers.append(subprocess.Popen(command, stderr=subprocess.PIPE))
-    try:
-        wait_until(lambda: any(server.poll() is not None for server in servers))
-        (ended,) = (server for server in servers if server.poll() is not None)
-        assert ended.returncode == 1
-        assert f"cannot listen on 127.0.0.1:{ports[0]}: Address already in use" in ended.communicate()[1].decode()
-        wait_until(lambda: reply_code(f"http://127.0.0.1:{ports[0]}/readyz") == 200)
-    finally:
-        for server in servers:
-            server.terminate()
-            server.communicate(timeout=30)
+    with reserved_port() as port, reserved_port() as grpc_port:
+        options = ("--port", str(port), "--grpc-port", str(grpc_port), "--workers", str(workers))
+        servers = []
+        for folder in "ab":
+            command = [sys.executable, "-m", "weightloom", "serve", *options, "--data-dir", str(tmp_path / folder)]
+            servers.append(subprocess.Popen(command, stderr=subprocess.PIPE))
+        try:
+            wait_until(lambda: any(server.poll() is not None for server in servers))
+            (ended,) = (server for server in servers if server.poll() is not None)
+            assert ended.returncode == 1
+            assert f"cannot listen on 127.0.0.1:{port}: Address already in use" in ended.communicate()[1].decode()
+            wait_until(lambda: reply_code(f"http://127.0.0.1:{port}/readyz") == 200)
+        finally:
+            for server in servers:
+                server.terminate()
+                server.communicate(timeout=30)
 
 
 def reply_code(url: str) -> int:

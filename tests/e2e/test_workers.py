@@ -151,7 +151,7 @@ def test_ctrl_c_while_workers_start_is_a_quiet_end(tmp_path: Path) -> None:
         _, told = process.communicate(timeout=SECONDS)
     finally:
         process.kill()
-    assert process.returncode == 0
+    assert process.returncode == 128 + signal.SIGINT
     assert b"Traceback" not in told
 
 

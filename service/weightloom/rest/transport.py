@@ -1,9 +1,4 @@
-"""HTTP/1.1 as uvicorn speaks it, except that a tile is written to the socket with the GIL released.
-
-uvloop calls write(2) with the GIL held. For a tile of 1 MiB that is some 250 microseconds in which no worker can take
-its next tile; releasing it is worth a tenth of a bulk stream on two cores (docs/performance.md). uvloop still does all
-the waiting: what the socket does not take at once goes to its own buffer, and while anything is in there, everything
-goes behind it.
+"""HTTP/1.1 as uvicorn speaks it, except that a tile is written to the socket with the GIL released (``sockets.py``).
 
 A request's head has bounds here that uvicorn does not set: its size, its number of headers, and the time in which it
 comes; so has the number of requests that wait behind one that is being answered (pipelining): uvicorn reads on, and
@@ -14,24 +9,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import socket
 from dataclasses import dataclass
-from typing import Any
 
 from starlette.types import Receive, Scope
 from uvicorn.protocols.http.flow_control import FlowControl
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from weightloom.engine import Call
 from weightloom.rest import problems
+from weightloom.rest.sockets import DirectTransport, LingeringTransport
 
 __all__ = ["ABORT", "HeadLimits", "TileProtocol", "cut_off", "tile_protocol"]
 
 log = logging.getLogger(__name__)
 
 ABORT = "weightloom.abort"
-DIRECT_BYTES = 1 << 16  # below it the write is too short for the detour
 MAX_HEADERS = 256
 MAX_PIPELINED = 64  # requests that wait for the reply to an earlier one on their connection
 LINGER_SECONDS = 2.0
@@ -68,9 +61,10 @@ class TileProtocol(HttpToolsProtocol):
             # twice the time, so that a handler that does see one is first, and can say why.
             milliseconds = min(int(2000 * self.stall_seconds), (1 << 31) - 1)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
-        super().connection_made(_DirectTransport(transport) if plain else transport)  # type: ignore[arg-type]
+        super().connection_made(DirectTransport(transport) if plain else transport)  # type: ignore[arg-type]
         self.flow = _Flow(self)
         self._in_head, self._too_large, self._too_many = False, False, False
+        self._answered: RequestResponseCycle | None = None  # with pipelining not the last one, which is self.cycle
         self._outside = 0  # bytes since the last whole head or part of a body
         self._awaited_since: float | None = self.loop.time()  # since when there is no request; None while there is one
         self._watch = self.loop.call_later(self.head.seconds, self._watch_head)
@@ -78,6 +72,9 @@ class TileProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Nothing is waited for any more."""
         super().connection_lost(exc)
+        if self._answered is not None:  # uvicorn tells the last request alone; this one would write on into nothing
+            self._answered.disconnected = True
+            self._answered.message_event.set()
         self._watch.cancel()
         if self._linger is not None:
             self._linger.cancel()
@@ -113,9 +110,12 @@ class TileProtocol(HttpToolsProtocol):
             raise ValueError(self.head.too_large)  # the parser stops, and send_400_response is called
         if len(self.pipeline) >= MAX_PIPELINED:
             self._too_many, self.cycle.keep_alive = True, False  # the last that waits is answered, and closes
+            self.cycle.transport = LingeringTransport(self.transport, self._close_in_a_while)  # type: ignore[assignment]
             raise ValueError("too many requests wait for replies")
         self._in_head, self._outside, self._awaited_since = False, 0, None
         super().on_headers_complete()
+        if not self.pipeline:
+            self._answered = self.cycle
         if self.parser.should_upgrade():
             self.cycle.keep_alive = False  # the parser reads nothing behind a request for another protocol
 
@@ -136,7 +136,9 @@ class TileProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """Wait for the next head, if it has not come already."""
-        if not self.pipeline:
+        if self.pipeline:
+            self._answered = self.pipeline[-1][0]
+        else:
             self._awaited_since = self.loop.time()
         super().on_response_complete()
         if self._in_head:
@@ -183,7 +185,11 @@ class TileProtocol(HttpToolsProtocol):
         }
         head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
         self.transport.write(STATUS_LINE[status] + head.encode() + b"\r\n" + document)
-        # Closed at once, with bytes unread, it would be reset, and the client might never see the answer.
+        self._close_in_a_while()
+
+    def _close_in_a_while(self) -> None:
+        """Closed at once, with bytes unread, it would be reset, and the client might never see the answer."""
+        self._watch.cancel()
         self._linger = self.loop.call_later(LINGER_SECONDS, self.transport.close)
         if self.transport.can_write_eof():
             self.transport.write_eof()
@@ -211,24 +217,3 @@ class _Flow(FlowControl):
     def resume_reading(self) -> None:
         if not self._protocol.pipeline:
             super().resume_reading()
-
-
-class _DirectTransport:
-    """Everything is the inner transport's, but for ``write``."""
-
-    def __init__(self, inner: Any) -> None:
-        self._inner, self._descriptor = inner, inner.get_extra_info("socket").fileno()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
-
-    def write(self, data: bytes | memoryview) -> None:
-        if len(data) < DIRECT_BYTES or self._inner.get_write_buffer_size() or self._inner.is_closing():
-            self._inner.write(data)
-            return
-        try:
-            sent = os.write(self._descriptor, data)
-        except OSError:  # full, or broken: the inner transport finds out which and acts on it
-            sent = 0
-        if sent < len(data):
-            self._inner.write(memoryview(data)[sent:])

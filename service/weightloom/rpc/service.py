@@ -189,11 +189,10 @@ async def _send_request_id(context: grpc.aio.ServicerContext, call: Call) -> Non
     silently, and the client would wait for the end of its call for ever.
     """
     sending = asyncio.ensure_future(context.send_initial_metadata(((REQUEST_ID, call.request_id),)))
+    # Whenever it ends: that the client has gone is told by the cancellation, not by asyncio's log as well.
+    sending.add_done_callback(lambda done: done.cancelled() or done.exception())
     try:
         await asyncio.shield(sending)
     except asyncio.CancelledError:
         await asyncio.wait([sending], timeout=METADATA_SECONDS)
         raise
-    finally:
-        if sending.done() and not sending.cancelled():
-            sending.exception()  # that the client has gone is told by the cancellation
