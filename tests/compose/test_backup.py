@@ -58,15 +58,15 @@ def test_a_dump_that_is_cut_off_costs_nothing_of_what_is_there(replicas: Deploym
 
 def costs_nothing(running: Deployment, title: str, file: Path) -> None:
     """To restore what lacks its end fails, and the service goes on with what it had."""
-    backup, restore = commands(title)
-    register(running, f"before/{title.lower().replace(' ', '-')}")
+    (backup, restore), name = commands(title), title.lower().replace(" ", "-")
+    register(running, f"before/{name}")
     shell(backup, running, file.parent)
     file.write_bytes(file.read_bytes()[:-20] if file.suffix == ".dump" else file.read_bytes()[:20_000])
     listed = HTTP.request("GET", f"{running.url}/v1/models").json()
     shell(restore, running, file.parent, succeeds=False)
     running.up()
     assert HTTP.request("GET", f"{running.url}/v1/models").json() == listed
-    register(running, f"after/{title.lower().replace(' ', '-')}")
+    register(running, f"after/{name}")
 
 
 def register(running: Deployment, name: str) -> None:

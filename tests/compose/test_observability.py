@@ -11,12 +11,12 @@ import pytest
 import yaml
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models.dashboard import Dashboard
+from support.compose import DASHBOARD, ROOT
 from weightloom.errors import WeightloomError
 from weightloom.rest.problems import ROUTING_CODES
 from weightloom.settings import Settings
 from weightloom.telemetry.metrics import METRICS
 
-ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 
@@ -32,7 +32,6 @@ SERIES = {m.name: m.labels for m in METRICS if m.kind != "histogram"} | {
     for suffix in ("_bucket", "_sum", "_count")
 }
 OF_PROMETHEUS = {"instance", "job"}
-DASHBOARD = json.loads((DEPLOY / "grafana/dashboards/weightloom.json").read_text())
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 ALERTS = [
     rule

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from support.compose import Deployment, docker
+from support.compose import DASHBOARD, Deployment, docker
 from support.server import HTTP, wait_until
 from urllib3.exceptions import HTTPError
 
-DASHBOARD = json.loads((Path(__file__).parents[2] / "deploy/grafana/dashboards/weightloom.json").read_text())
 pytestmark = pytest.mark.timeout(1200)
 
 

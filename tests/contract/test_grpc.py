@@ -18,6 +18,7 @@ from support.rpc import (
     data_of,
     failure_of,
     request_message,
+    silence,
     spec_message,
     stub_of,
     tensor_message,
@@ -345,8 +346,7 @@ def test_a_request_that_does_not_come_is_not_waited_for(tmp_path: Path) -> None:
     with running_server(tmp_path / "data", stall_seconds=0.3) as server, channel_to(server.grpc_target) as channel:
         for method in (*UNARY, "PutFactors", "Fabricate"):
             never = threading.Event()
-            silent = (b"" for _ in iter(never.wait, True))
-            call = channel.stream_stream(f"/weightloom.v1.FabricationService/{method}")(silent, timeout=60)
+            call = channel.stream_stream(f"/weightloom.v1.FabricationService/{method}")(silence(never), timeout=60)
             try:
                 failure = failure_of(lambda call=call: list(call))
             finally:

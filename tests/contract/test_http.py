@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from support.metrics import scrape, value
 from support.server import Server, running_server, wait_until
-from support.streams import bulk, post
+from support.streams import bulk, post, receive_until
 from weightloom.rest.transport import MAX_PIPELINED
 from weightloom.settings import Settings
 
@@ -181,9 +181,7 @@ def test_requests_come_one_behind_the_other_for_as_long_as_some_are_answered(ser
     with server.connect() as sock:
         for _ in range(5):
             sock.sendall(burst)
-            received = b""
-            while received.count(b"alive") < MAX_PIPELINED:
-                received += sock.recv(1 << 16)
+            receive_until(sock, b"alive", times=MAX_PIPELINED)
         sock.sendall(head(more=CLOSE))
         assert rest_of(sock).count(b"HTTP/1.1 200") == 1
 
@@ -218,9 +216,6 @@ def test_a_body_that_trickles_is_not_waited_for(tmp_path: Path, method: bytes, t
                 reply = sock.recv(1 << 16)
                 break
         sock.settimeout(30)
-        while b"}" not in reply:
-            part = sock.recv(1 << 16)
-            assert part, reply
-            reply += part
+        reply = receive_until(sock, b"}", early=reply)
         assert reply.startswith(b"HTTP/1.1 504 ")
         assert b"sender_stalled" in reply

@@ -14,7 +14,7 @@ from urllib.parse import urlparse
 import pytest
 from support.metrics import scrape, value
 from support.server import Server, running_server, wait_until
-from support.streams import BareClient, bulk, local_hash, post
+from support.streams import BareClient, bulk, local_hash, post, receive_until
 
 REQUESTS = "weightloom_requests_total"
 ENDLESS = bulk(1 << 18)  # 256 GiB
@@ -148,11 +148,7 @@ def test_bodies_that_never_come_hold_nothing_and_are_given_up(tmp_path: Path) ->
             connection.sendall(head.encode() + b"\r\n")
         assert server.post_json("/fabricate", bulk(64)).status == 200
         for connection in idle:
-            answer = b""
-            while b"sender_stalled" not in answer:
-                more = connection.recv(4096)
-                assert more, answer
-                answer += more
+            answer = receive_until(connection, b"sender_stalled")
             assert answer.startswith(b"HTTP/1.1 504")
 
 

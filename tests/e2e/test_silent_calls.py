@@ -11,7 +11,7 @@ import grpc
 import pytest
 from support.inline import INLINE
 from support.keys import key_for_all
-from support.rpc import channel_to, data_of, failure_of, request_message, stub_of
+from support.rpc import channel_to, data_of, failure_of, request_message, silence, stub_of
 from support.server import Server, running_server
 from weightloom_proto.v1 import fabrication_pb2 as pb
 
@@ -29,7 +29,7 @@ def silent_calls(server: Server, key: str, number: int) -> Iterator[list[grpc.Ca
     never = threading.Event()
     with channel_to(server.grpc_target) as channel:
         ask = channel.stream_stream(FABRICATE)
-        calls = [ask((b"" for _ in iter(never.wait, True)), metadata=bearing(key)) for _ in range(number)]
+        calls = [ask(silence(never), metadata=bearing(key)) for _ in range(number)]
         models = channel.unary_unary("/weightloom.v1.FabricationService/ListModels")
         models(b"", metadata=bearing(key))  # it came behind them on their connection
         try:

@@ -27,6 +27,7 @@ SERVICE = "weightloom"
 ALONE, REPLICAS = ("docker-compose.yml",), ("docker-compose.yml", "docker-compose.replicas.yml")
 NUMBERS = count()
 PATIENCE = 900  # seconds for one command: the first build fetches its packages
+DASHBOARD: dict[str, Any] = json.loads((ROOT / "deploy/grafana/dashboards/weightloom.json").read_text())
 STAND_INS = ROOT / "tests/compose/images"
 
 

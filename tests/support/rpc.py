@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +29,12 @@ def stub_of(target: str, **options: int) -> Iterator[Any]:
     """The generated client, as users have it."""
     with channel_to(target, **options) as channel:
         yield fabrication_pb2_grpc.FabricationServiceStub(channel)
+
+
+def silence(over: threading.Event) -> Iterator[bytes]:
+    """The messages of a client that sends none, and does not say that there will be none until ``over`` is set."""
+    over.wait()
+    yield from ()
 
 
 def spec_message(spec: Mapping[str, Any]) -> pb.ModelSpec:

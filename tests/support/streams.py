@@ -47,6 +47,16 @@ def post(url: str, request: dict[str, Any], *, receive_buffer: int | None = None
     return sock
 
 
+def receive_until(sock: socket.socket, text: bytes, *, times: int = 1, early: bytes = b"") -> bytes:
+    """What comes until ``text`` has come so often, and no longer than the connection lasts. early: what has come."""
+    data = early
+    while data.count(text) < times:
+        more = sock.recv(4096)
+        assert more, f"the connection ended before {text!r} had come: {data!r}"
+        data += more
+    return data
+
+
 class BareClient:
     """Sends one POST /fabricate and reads the body as slowly as it is told to; it has no buffers of its own."""
 
@@ -62,11 +72,7 @@ class BareClient:
         self.close()
 
     def _read_head(self) -> tuple[dict[str, str], bytes]:
-        data = b""
-        while b"\r\n\r\n" not in data:
-            more = self.socket.recv(4096)
-            assert more, f"the connection ended within the reply's head: {data!r}"
-            data += more
+        data = receive_until(self.socket, b"\r\n\r\n")
         head, _, rest = data.partition(b"\r\n\r\n")
         lines = head.decode().split("\r\n")
         assert lines[0].split()[1] in ("200", "206"), data
